@@ -1,0 +1,17 @@
+// Package erase runs what touches secrets and leaves none of them behind.
+//
+// Dropping a key is not enough in Go. Copies stay on the dead part of the stack, on stacks that the
+// runtime has moved, and in vector registers that a later signal writes to memory. [Do] closes
+// these three leaks around a short call, such as sealing one record. [Handshake] does the same
+// around longer work. [Object], [ECDH] and [MLKEM] zero the objects of the standard library that
+// hold keys and have no method for it; they use reflection and never package unsafe.
+//
+// With GOEXPERIMENT=runtimesecret, on the systems that runtime/secret supports, Do and Handshake
+// are runtime/secret.Do, which erases heap memory too. [Guard] says which of the two is at work.
+//
+// Limits. Memory that somebody else still holds is not erased: whoever makes a key object calls
+// Object on it. Do covers 4 KiB of stack and Handshake 32 KiB; deeper calls leave what lies below.
+// Without runtime/secret, a signal that arrives in the middle of a call may leave a piece of a key
+// on the thread's signal stack, and a garbage collection may move the caller's stack within Do.
+// The function that is run must not start goroutines, wait for the network or write logs.
+package erase

@@ -1,0 +1,5 @@
+//go:build !goexperiment.runtimesecret
+
+package erase_test
+
+const wantGuard = "scrub"

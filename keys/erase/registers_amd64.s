@@ -1,0 +1,68 @@
+#include "textflag.h"
+
+// A Go assembly function may change any register except SP and BP: the wrapper around it restores
+// R14 (g) and X15 (zero) for the caller.
+
+#define WIPE_GENERAL \
+	XORL AX, AX \
+	XORL BX, BX \
+	XORL CX, CX \
+	XORL DX, DX \
+	XORL SI, SI \
+	XORL DI, DI \
+	XORL R8, R8 \
+	XORL R9, R9 \
+	XORL R10, R10 \
+	XORL R11, R11 \
+	XORL R12, R12 \
+	XORL R13, R13
+
+// func wipeSSE()
+TEXT ·wipeSSE(SB), NOSPLIT, $0-0
+	PXOR X0, X0
+	PXOR X1, X1
+	PXOR X2, X2
+	PXOR X3, X3
+	PXOR X4, X4
+	PXOR X5, X5
+	PXOR X6, X6
+	PXOR X7, X7
+	PXOR X8, X8
+	PXOR X9, X9
+	PXOR X10, X10
+	PXOR X11, X11
+	PXOR X12, X12
+	PXOR X13, X13
+	PXOR X14, X14
+	PXOR X15, X15
+	WIPE_GENERAL
+	RET
+
+// func wipeAVX()
+TEXT ·wipeAVX(SB), NOSPLIT, $0-0
+	VZEROALL
+	WIPE_GENERAL
+	RET
+
+// func wipeAVX512()
+// VZEROALL clears Z0 to Z15 in full, and leaves Z16 to Z31 as they are.
+TEXT ·wipeAVX512(SB), NOSPLIT, $0-0
+	VPXORQ Z16, Z16, Z16
+	VPXORQ Z17, Z17, Z17
+	VPXORQ Z18, Z18, Z18
+	VPXORQ Z19, Z19, Z19
+	VPXORQ Z20, Z20, Z20
+	VPXORQ Z21, Z21, Z21
+	VPXORQ Z22, Z22, Z22
+	VPXORQ Z23, Z23, Z23
+	VPXORQ Z24, Z24, Z24
+	VPXORQ Z25, Z25, Z25
+	VPXORQ Z26, Z26, Z26
+	VPXORQ Z27, Z27, Z27
+	VPXORQ Z28, Z28, Z28
+	VPXORQ Z29, Z29, Z29
+	VPXORQ Z30, Z30, Z30
+	VPXORQ Z31, Z31, Z31
+	VZEROALL
+	WIPE_GENERAL
+	RET
