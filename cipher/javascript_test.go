@@ -1,11 +1,9 @@
-package cipher
+package cipher_test
 
 import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/mlkem"
-	"crypto/mlkem/mlkemtest"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -17,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"waxwire.example/waxwire/cipher"
 	"waxwire.example/waxwire/keys"
 )
 
@@ -44,7 +43,7 @@ type jsVector struct {
 	Messages       []struct{ Payload, Message hexBytes }
 	Hash, C2S, S2C hexBytes
 	Suites         []struct {
-		Suite    Suite
+		Suite    cipher.Suite
 		C2S, S2C []jsEpoch
 	}
 }
@@ -91,15 +90,13 @@ func TestJavaScriptVectors(t *testing.T) {
 		t.Run(v.Name+"/secrets", func(t *testing.T) {
 			initiator, responder := v.handshakes(t)
 			v.shake(t, initiator, responder)
-			for _, h := range []*Handshake{initiator, responder} {
-				err := h.split(func(c2s, s2c *[32]byte) error {
-					wantBytes(t, "secret of initiator to responder", c2s[:], v.C2S)
-					wantBytes(t, "secret of responder to initiator", s2c[:], v.S2C)
-					return nil
-				})
+			for _, h := range []*cipher.Handshake{initiator, responder} {
+				c2s, s2c, err := h.SplitSecrets()
 				if err != nil {
 					t.Fatal(err)
 				}
+				wantBytes(t, "secret of initiator to responder", c2s[:], v.C2S)
+				wantBytes(t, "secret of responder to initiator", s2c[:], v.S2C)
 			}
 		})
 		if len(v.Suites) != 2 {
@@ -114,17 +111,17 @@ func TestJavaScriptVectors(t *testing.T) {
 }
 
 // handshakes are our two ends with the vector's keys and seeds.
-func (v *jsVector) handshakes(t *testing.T) (initiator, responder *Handshake) {
+func (v *jsVector) handshakes(t *testing.T) (initiator, responder *cipher.Handshake) {
 	t.Helper()
-	pattern, err := ParsePattern(v.Pattern)
+	pattern, err := cipher.ParsePattern(v.Pattern)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := protocolName(pattern, strings.Contains(v.Pattern, "hfs"), ChaCha20Poly1305); got != v.Protocol {
+	if got := cipher.ProtocolName(pattern, false); got != v.Protocol {
 		t.Errorf("protocol name %q, want %q", got, v.Protocol)
 	}
-	ci := HandshakeConfig{Pattern: pattern, Initiator: true, Prologue: v.Prologue, PSK: v.PSK}
-	cr := HandshakeConfig{Pattern: pattern, Prologue: v.Prologue, PSK: v.PSK}
+	ci := cipher.HandshakeConfig{Pattern: pattern, Initiator: true, Prologue: v.Prologue, PSK: v.PSK}
+	cr := cipher.HandshakeConfig{Pattern: pattern, Prologue: v.Prologue, PSK: v.PSK}
 	if v.Initiator.Secret != "" {
 		ci.Static = identity(t, v.Initiator.Secret, v.Initiator.Public)
 		cr.Static = identity(t, v.Responder.Secret, v.Responder.Public)
@@ -132,26 +129,19 @@ func (v *jsVector) handshakes(t *testing.T) (initiator, responder *Handshake) {
 	if strings.HasPrefix(v.Pattern, "IK") {
 		ci.RemoteStatic = cr.Static.Public()
 	}
-	if initiator, err = NewHandshake(ci); err != nil {
+	initiator, err = cipher.NewFixedHandshake(ci, cipher.Fixed{Ephemeral: v.Initiator.Ephemeral, KEMSeed: v.Initiator.KEMSeed})
+	if err != nil {
 		t.Fatal("initiator:", err)
 	}
-	if responder, err = NewHandshake(cr); err != nil {
+	responder, err = cipher.NewFixedHandshake(cr, cipher.Fixed{Ephemeral: v.Responder.Ephemeral, EncapsRand: v.Responder.EncapsRand})
+	if err != nil {
 		t.Fatal("responder:", err)
-	}
-	initiator.fixed.ephemeral, initiator.fixed.kemSeed = v.Initiator.Ephemeral, v.Initiator.KEMSeed
-	responder.fixed.ephemeral = v.Responder.Ephemeral
-	responder.fixed.encapsulate = func(public *mlkem.EncapsulationKey768) (secret, ciphertext []byte) {
-		secret, ciphertext, err := mlkemtest.Encapsulate768(public, v.Responder.EncapsRand)
-		if err != nil {
-			t.Error(err)
-		}
-		return secret, ciphertext
 	}
 	return initiator, responder
 }
 
 // shake runs the vector's messages from one to the other.
-func (v *jsVector) shake(t *testing.T, initiator, responder *Handshake) {
+func (v *jsVector) shake(t *testing.T, initiator, responder *cipher.Handshake) {
 	t.Helper()
 	writer, reader := initiator, responder
 	for i, m := range v.Messages {
@@ -177,7 +167,7 @@ func (v *jsVector) shake(t *testing.T, initiator, responder *Handshake) {
 	}
 }
 
-func checkRecords(t *testing.T, direction string, seal *Sealer, open *Opener, epochs []jsEpoch) {
+func checkRecords(t *testing.T, direction string, seal *cipher.Sealer, open *cipher.Opener, epochs []jsEpoch) {
 	t.Helper()
 	if len(epochs) < 2 {
 		t.Fatalf("%s: %d epochs, want at least 2", direction, len(epochs))
@@ -217,7 +207,7 @@ func wantBytes(t *testing.T, what string, got, want []byte) {
 	}
 }
 
-func wantRemote(t *testing.T, h *Handshake, want string) {
+func wantRemote(t *testing.T, h *cipher.Handshake, want string) {
 	t.Helper()
 	if got, ok := h.RemoteStatic(); !ok || got.String() != want {
 		t.Errorf("remote static key %v, %v, want %s", got, ok, want)
@@ -283,12 +273,12 @@ func TestJavaScriptLive(t *testing.T) {
 }
 
 func testJSPeer(t *testing.T, js *jsPeer, pattern string, initiator bool, jsRole string) {
-	p, err := ParsePattern(pattern)
+	p, err := cipher.ParsePattern(pattern)
 	if err != nil {
 		t.Fatal(err)
 	}
 	prologue := []byte("waxwire/1\x00\x01\x00\x04live")
-	cfg := HandshakeConfig{Pattern: p, Initiator: initiator, Prologue: prologue}
+	cfg := cipher.HandshakeConfig{Pattern: p, Initiator: initiator, Prologue: prologue}
 	ask := map[string]any{"pattern": pattern, "role": jsRole, "prologue": hexBytes(prologue)}
 	var theirs *keys.Identity
 	if !strings.HasPrefix(pattern, "NN") {
@@ -310,7 +300,7 @@ func testJSPeer(t *testing.T, js *jsPeer, pattern string, initiator bool, jsRole
 		cfg.PSK = bytes.Repeat([]byte{0x5a}, 32)
 		ask["psk"] = hexBytes(cfg.PSK)
 	}
-	h, err := NewHandshake(cfg)
+	h, err := cipher.NewHandshake(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -355,9 +345,9 @@ func testJSPeer(t *testing.T, js *jsPeer, pattern string, initiator bool, jsRole
 	}
 
 	// A handshake splits once, so each run has one suite; both come up over the patterns and roles.
-	suite := AES256GCM
+	suite := cipher.AES256GCM
 	if initiator == strings.Contains(pattern, "hfs") {
-		suite = ChaCha20Poly1305
+		suite = cipher.ChaCha20Poly1305
 	}
 	seal, open, err := h.Split(suite)
 	if err != nil {
