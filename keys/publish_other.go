@@ -1,0 +1,6 @@
+//go:build !unix && !windows
+
+package keys
+
+// publishNew: this system has neither hard links nor exclusive renames that could be relied on.
+func publishNew(string, string) error { return errNoExclusive }
