@@ -93,8 +93,9 @@ func (h *Handshake) ReplaceKEM(seed []byte) (err error) {
 	return err
 }
 
-// WriteRogue writes IKhfs's first message with an encapsulation key of the caller's making.
-func (h *Handshake) WriteRogue(kemPublic, payload []byte) (msg []byte, err error) {
+// WriteRogue writes IKhfs's first message with an encapsulation key of the caller's making. With a
+// point, that is the ephemeral key, and the sender computes as if X25519 with it gave zero.
+func (h *Handshake) WriteRogue(point, kemPublic, payload []byte) (msg []byte, err error) {
 	if h.pattern != IKhfs {
 		panic("WriteRogue knows IKhfs only")
 	}
@@ -102,8 +103,13 @@ func (h *Handshake) WriteRogue(kemPublic, payload []byte) (msg []byte, err error
 		return nil, err
 	}
 	e, s := h.e.public(), h.static.Public()
+	es := func() error { return h.mix(tokenES) }
+	if point != nil {
+		e = keys.PublicKey(point)
+		es = func() error { return h.sym.mixKey(make([]byte, dhSize)) }
+	}
 	msg = append(msg, e[:]...)
-	if err := errors.Join(h.mixEphemeral(&e), h.mix(tokenES)); err != nil {
+	if err := errors.Join(h.mixEphemeral(&e), es()); err != nil {
 		return nil, err
 	}
 	msg = h.sym.encryptAndHash(msg, kemPublic)

@@ -87,7 +87,7 @@ func (d *direction) ratchet() (err error) {
 
 // hasRoom reports whether the epoch has room for a record of n bytes of plaintext.
 func (d *direction) hasRoom(n int) bool {
-	return d.seq < MaxEpochRecords && n <= maxPlaintext && d.bytes+uint64(n) <= MaxEpochBytes
+	return d.seq < MaxEpochRecords && n <= maxPlaintext && d.bytes <= MaxEpochBytes && uint64(n) <= MaxEpochBytes-d.bytes
 }
 
 // setNonce makes the nonce of record seq: iv xor (32 zero bits ‖ u64 seq). PROTOCOL.md §4.

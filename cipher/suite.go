@@ -1,6 +1,7 @@
 package cipher
 
 import (
+	"bytes"
 	"crypto/aes"
 	stdcipher "crypto/cipher"
 	"crypto/ecdh"
@@ -172,19 +173,29 @@ func (m *hasher) expand(out, key *[hashSize]byte, label ...byte) {
 	m.hmac(out, key, label, []byte{0x01})
 }
 
+// secretBytes is n random bytes, or a copy of fixed if it is not nil.
+func secretBytes(n int, fixed []byte) []byte {
+	if fixed != nil {
+		return bytes.Clone(fixed)
+	}
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
+}
+
 // An ephemeral is the X25519 key pair of one handshake. The zero value holds no key.
 type ephemeral struct{ key *ecdh.PrivateKey }
 
 // newEphemeral makes a key from fixed, or from fresh random bytes if it is nil. It does not use
 // GenerateKey, which leaves a copy of the scalar on the heap.
 func newEphemeral(fixed []byte) (ephemeral, error) {
-	scalar := make([]byte, dhSize)
+	scalar := secretBytes(dhSize, fixed)
 	defer clear(scalar)
-	if copy(scalar, fixed) == 0 {
-		rand.Read(scalar)
-	}
 	key, err := ecdh.X25519().NewPrivateKey(scalar)
-	return ephemeral{key}, err
+	if err != nil {
+		return ephemeral{}, err
+	}
+	return ephemeral{key}, nil
 }
 
 func (e *ephemeral) public() keys.PublicKey { return keys.PublicKey(e.key.PublicKey().Bytes()) }
@@ -210,13 +221,13 @@ type kemKey struct{ key *mlkem.DecapsulationKey768 }
 
 // newKEMKey makes a key from the seed fixed, or from fresh random bytes if it is nil.
 func newKEMKey(fixed []byte) (kemKey, error) {
-	seed := make([]byte, kemSeedSize)
+	seed := secretBytes(kemSeedSize, fixed)
 	defer clear(seed)
-	if copy(seed, fixed) == 0 {
-		rand.Read(seed)
-	}
 	key, err := mlkem.NewDecapsulationKey768(seed)
-	return kemKey{key}, err
+	if err != nil {
+		return kemKey{}, err
+	}
+	return kemKey{key}, nil
 }
 
 func (k *kemKey) public() []byte { return k.key.EncapsulationKey().Bytes() }
