@@ -187,7 +187,8 @@ func chooseSuite(mask byte, configured cipher.Suite) cipher.Suite {
 	suite := configured
 	if suite == 0 {
 		suite = cipher.ChaCha20Poly1305
-		if mask&suitesFastAES != 0 && cipher.HasFastAES() || mask&byte(suite) == 0 {
+		fast := mask&suitesFastAES != 0 && cipher.HasFastAES()
+		if mask&byte(cipher.AES256GCM) != 0 && (fast || mask&byte(suite) == 0) {
 			suite = cipher.AES256GCM
 		}
 	}

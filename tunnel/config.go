@@ -1,0 +1,129 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"waxwire.example/waxwire/cipher"
+	"waxwire.example/waxwire/keys"
+	"waxwire.example/waxwire/tunnel/internal/secure"
+)
+
+// Config says who dials and whom. Identity and ServerKey are required. It must not be modified while
+// it is in use.
+type Config struct {
+	// Identity is this end's key. Its owner wipes it, after the last tunnel.
+	Identity *keys.Identity
+	// ServerKey is the key that the server has to prove. There is no way to do without.
+	ServerKey keys.PublicKey
+
+	// Service must be the same on both ends, at most 255 bytes. It separates deployments that share a
+	// key. Default: empty.
+	Service string
+	// Suite fixes the cipher of the records. Zero: AES-256-GCM if both ends have it in hardware, else
+	// ChaCha20-Poly1305.
+	Suite cipher.Suite
+	// MaxMessage is the largest WebSocket message to accept, in bytes, from 4096 to 262144. Zero:
+	// 131072. Lower it for gateways that refuse large ones; both ends' limits hold for both ways.
+	MaxMessage int
+
+	// TLS is for wss:// URLs. Nil: the system's roots, and the URL's host name.
+	TLS *tls.Config
+	// NetDial makes the network connection. Nil: a [net.Dialer].
+	NetDial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Header has further fields for the upgrade request, and Host replaces the URL's in it.
+	Header http.Header
+	Host   string
+
+	// HandshakeTimeout bounds a dial as a whole. Zero: 20 s.
+	HandshakeTimeout time.Duration
+	// Logger gets what is worth a note. Nil: nothing is logged.
+	Logger *slog.Logger
+
+	timing secure.Timing // tests shorten it
+}
+
+const defaultHandshakeTimeout = 20 * time.Second
+
+func (c *Config) check() error {
+	switch {
+	case c == nil || c.Identity == nil:
+		return errors.New("tunnel: Config.Identity is missing")
+	case c.ServerKey == keys.PublicKey{}:
+		return errors.New("tunnel: Config.ServerKey is missing: a server is only trusted by its key")
+	}
+	return checkCommon(c.Service, c.Suite, c.MaxMessage)
+}
+
+func checkCommon(service string, suite cipher.Suite, max int) error {
+	switch {
+	case len(service) > secure.MaxService:
+		return fmt.Errorf("tunnel: Service is longer than %d bytes", secure.MaxService)
+	case suite != 0 && suite != cipher.AES256GCM && suite != cipher.ChaCha20Poly1305:
+		return fmt.Errorf("tunnel: Suite %d does not exist", suite)
+	case max != 0 && (max < secure.MinMax || max > secure.MaxMax):
+		return fmt.Errorf("tunnel: MaxMessage must be from %d to %d", secure.MinMax, secure.MaxMax)
+	}
+	return nil
+}
+
+func (c *Config) handshakeTimeout() time.Duration {
+	if c.HandshakeTimeout == 0 {
+		return defaultHandshakeTimeout
+	}
+	return c.HandshakeTimeout
+}
+
+func maxMessage(configured int) int {
+	if configured == 0 {
+		return secure.DefaultMax
+	}
+	return configured
+}
+
+func loggerOrDiscard(l *slog.Logger) *slog.Logger {
+	if l == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return l
+}
+
+// Limits bounds what a server spends on clients, above all on those that have not proved themselves.
+// Zero fields have the defaults; negative ones mean no bound.
+type Limits struct {
+	// Handshakes is how many are computed at once; the others wait a moment, then get a 503. Default:
+	// twice the processors.
+	Handshakes int
+	// SourceRate and SourceBurst bound the hellos of one source (IPv4 address or IPv6 /64), per
+	// second. Default: 100 and 400.
+	SourceRate, SourceBurst int
+	// Unconfirmed is how many connections may wait for their client's first record; from half of it
+	// on some are turned away at random. Default: 512.
+	Unconfirmed int
+	// UnconfirmedPerSource is the same for one source. Default: 16.
+	UnconfirmedPerSource int
+	// ConfirmTimeout is how long a client may take from its request to its first record. Default: 10 s.
+	ConfirmTimeout time.Duration
+	// Connections is how many clients may be connected. Default: 10,000.
+	Connections int
+	// PerPeer is how many connections one key may have. Default: 16.
+	PerPeer int
+	// PeerRate and PeerBurst bound how often one key may connect, per second. Default: 20 and 50.
+	PeerRate, PeerBurst int
+}
+
+func bound(configured, standard int) int {
+	switch {
+	case configured == 0:
+		return standard
+	case configured < 0:
+		return int(^uint(0) >> 1)
+	}
+	return configured
+}

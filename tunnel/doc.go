@@ -1,0 +1,29 @@
+// Package tunnel carries streams and messages between two ends that know each other's keys, sealed
+// inside a WebSocket: through proxies and firewalls that only let the web pass, and past a middlebox
+// that breaks TLS open.
+//
+// A client calls [Dial] and then [Tunnel.OpenStream]; a server is a [Server], which is an
+// [net/http.Handler], and calls [Server.Accept] and [Tunnel.AcceptStream]. A [Stream] is a [net.Conn].
+// [Listener] and [Tunnel.DialContext] put programs that know nothing of tunnels into one. Package
+// forward, below this one, carries TCP and unix sockets.
+//
+// # What is promised
+//
+// Each WebSocket message is one record under AES-256-GCM or ChaCha20-Poly1305. The keys come from a
+// Noise IK handshake with X25519 and ML-KEM-768, in which each end proves its own key: the server's is
+// given in [Config], the client's is looked up in [Server.Peers]. There is no mode without.
+//
+// On every path by which a tunnel ends, its keys are erased before anybody learns that it ended. The
+// end is [io.EOF] only if the other end sealed it; a lost connection is [ErrTruncated].
+//
+// What is written to a tunnel stays in the program's own buffers, in those of the WebSocket library
+// and in the kernel's as long as they like: the promise is about keys.
+//
+// # Limits
+//
+// A message is at most [Config.MaxMessage] bytes on the wire. A stream may have 256 KiB under way, and
+// more as the path needs it, up to 16 MiB; a tunnel has at most 1024 streams each way. [Limits] bounds
+// what clients cost a server. A tunnel ends with its network connection.
+//
+// The wire is described in PROTOCOL.md, beside this file.
+package tunnel

@@ -1,0 +1,573 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"waxwire.example/waxwire/cipher"
+	"waxwire.example/waxwire/keys"
+	"waxwire.example/waxwire/tunnel/internal/message"
+	"waxwire.example/waxwire/tunnel/internal/mux"
+	"waxwire.example/waxwire/tunnel/internal/secure"
+	"waxwire.example/waxwire/tunnel/internal/session"
+	"waxwire.example/waxwire/tunnel/internal/wsconn"
+)
+
+// Peers knows who may connect. [keys.PeerSet] and [keys.PeerDir] are two. Lookup is asked at every
+// handshake, at every [Tunnel.Peer], and once a second for each peer that is connected: one that it
+// does not know any more is cut off. It must be safe for concurrent use.
+type Peers interface {
+	Lookup(keys.PublicKey) (keys.Peer, bool)
+}
+
+// Server accepts tunnels. It is an [http.Handler] that can be mounted in any HTTP/1.1 server, with
+// middleware and other routes around it; [Server.HTTPServer] makes one for those who have none.
+//
+// Whatever is not an upgrade from somebody who knows the server's key gets the Fallback's answer, or
+// a 404 like any path that does not exist. Whoever knows the key but may not connect learns why,
+// sealed, and nobody else does.
+//
+// Identity and Peers are required. The fields must not be modified once the server is in use.
+type Server struct {
+	// Identity is the server's key. Close wipes it.
+	Identity *keys.Identity
+	// Peers says who may connect.
+	Peers Peers
+
+	// Path is where tunnels are accepted; elsewhere the answer is a 404 or Fallback's. Empty: anywhere.
+	Path string
+	// Fallback answers everything that is not a tunnel's hello. It never sees the hello. Nil: a 404.
+	Fallback http.Handler
+	// Hosts lists the Host values that are accepted, without ports. Empty: any. Set it where web
+	// browsers can reach the server: it stops DNS rebinding.
+	Hosts []string
+	// Origins lists the Origin values that are accepted. A request with any other one, which only web
+	// browsers send, is refused. Empty: none is accepted.
+	Origins []string
+	// URLs lists what clients may have dialled, exactly. It is compared with what the client sealed,
+	// which no proxy can rewrite. Empty: any.
+	URLs []string
+	// TrustedProxies lists whose X-Forwarded-For counts for limits by source.
+	TrustedProxies []netip.Prefix
+
+	// Service, Suite and MaxMessage are those of [Config].
+	Service    string
+	Suite      cipher.Suite
+	MaxMessage int
+	// PlainConns accepts clients that ask for a [Conn] instead of a Tunnel; AcceptConn must be called.
+	PlainConns bool
+	// Limits bounds what clients may cost.
+	Limits Limits
+	// Logger gets who comes and goes and who was turned away. Nil: nothing is logged.
+	Logger *slog.Logger
+
+	timing secure.Timing // tests shorten it
+
+	once      sync.Once
+	initErr   error
+	log       *slog.Logger
+	handshake secure.Config
+	admit     *admission
+	replays   secure.ReplayCache
+	tunnels   chan *Tunnel
+	conns     chan *Conn
+	base      context.Context // ends with the first Shutdown or Close
+	endBase   context.CancelFunc
+	closed    chan struct{} // closed when Close has closed all connections
+	closeOnce sync.Once
+
+	mu       sync.Mutex
+	stopped  bool // no new connection is taken
+	live     map[*secure.Conn]*member
+	watching bool
+	tasks    sync.WaitGroup // every goroutine of the server's
+}
+
+// member is one confirmed connection of a peer.
+type member struct {
+	peer  keys.Peer
+	close func(code message.Code, reason string)
+	drain func() <-chan struct{} // nil for a plain conn
+
+	removed bool // of watchPeers only: it is being cut off
+}
+
+// acceptBacklog is how many tunnels may wait to be accepted by the program.
+const acceptBacklog = 128
+
+// recheckPeers is how often the peers of live connections are looked up again.
+const recheckPeers = time.Second
+
+func (s *Server) init() error {
+	s.once.Do(func() {
+		switch {
+		case s.Identity == nil:
+			s.initErr = errors.New("tunnel: Server.Identity is missing")
+		case s.Peers == nil:
+			s.initErr = errors.New("tunnel: Server.Peers is missing")
+		default:
+			s.initErr = checkCommon(s.Service, s.Suite, s.MaxMessage)
+		}
+		s.log = loggerOrDiscard(s.Logger)
+		s.handshake = secure.Config{
+			Identity: s.Identity, Service: s.Service, Suite: s.Suite, Max: maxMessage(s.MaxMessage),
+		}
+		s.admit = newAdmission(s.Limits)
+		s.tunnels = make(chan *Tunnel, acceptBacklog)
+		s.conns = make(chan *Conn, acceptBacklog)
+		s.base, s.endBase = context.WithCancel(context.Background())
+		s.closed = make(chan struct{})
+		s.live = make(map[*secure.Conn]*member)
+	})
+	return s.initErr
+}
+
+// HTTPServer returns an HTTP server for s alone, with the limits that a port open to strangers needs:
+// short and small request heads, no HTTP/2 (which cannot be upgraded). The caller sets Addr or a
+// listener, serves, and closes it beside s.
+func (s *Server) HTTPServer() *http.Server {
+	s.init()
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	return &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		IdleTimeout:       60 * time.Second,
+		MaxHeaderBytes:    8 << 10,
+		Protocols:         &protocols,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// ServeHTTP answers one request. It returns when the upgrade is done; the tunnel lives on without it.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	arrived := time.Now()
+	if err := s.init(); err != nil {
+		s.log.Error("server is not usable", "err", err)
+		http.Error(w, "500 internal server error", http.StatusInternalServerError)
+		return
+	}
+	hello, ok := wsconn.ParseRequest(r, secure.HelloSize)
+	if !ok || !s.addressed(r) {
+		s.notFound(w, r)
+		return
+	}
+	from := sourceOf(r, s.TrustedProxies)
+	leave, ok := s.admit.enter(from)
+	if !ok || s.full() {
+		if ok {
+			leave()
+		}
+		s.tooBusy(w, r)
+		return
+	}
+	ws, e, peer, ok := s.upgrade(w, r, hello)
+	if !ok {
+		leave()
+		return
+	}
+	conn := secure.New(ws, e, s.timing)
+	s.mu.Lock()
+	if s.stopped {
+		s.mu.Unlock()
+		leave()
+		conn.Kill(ErrServerClosed)
+		return
+	}
+	s.tasks.Go(func() {
+		defer leave()
+		s.confirm(conn, e, peer, arrived.Add(s.confirmTimeout()))
+	})
+	s.mu.Unlock()
+}
+
+func (s *Server) confirmTimeout() time.Duration {
+	if s.Limits.ConfirmTimeout <= 0 {
+		return 10 * time.Second
+	}
+	return s.Limits.ConfirmTimeout
+}
+
+// addressed reports whether a request is for this server, and not a web page's.
+func (s *Server) addressed(r *http.Request) bool {
+	if s.Path != "" && r.URL.Path != s.Path {
+		return false
+	}
+	if len(s.Hosts) > 0 {
+		host := r.Host
+		if h, _, err := net.SplitHostPort(host); err == nil {
+			host = h
+		}
+		if !slices.ContainsFunc(s.Hosts, func(h string) bool { return strings.EqualFold(h, host) }) {
+			return false
+		}
+	}
+	for _, origin := range r.Header.Values("Origin") {
+		if !slices.Contains(s.Origins, origin) {
+			return false
+		}
+	}
+	return true
+}
+
+// notFound is the answer to all that is not for us. A request to switch protocols is refused with the
+// connection closed, since some proxies start to pipe on the request alone. PROTOCOL.md §2.
+func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
+	if s.Fallback != nil {
+		if r.Header.Values(wsconn.HelloHeader) != nil {
+			r = r.Clone(r.Context())
+			r.Header.Del(wsconn.HelloHeader)
+		}
+		s.Fallback.ServeHTTP(w, r)
+		return
+	}
+	closeUpgrade(w, r)
+	http.NotFound(w, r)
+}
+
+func (s *Server) tooBusy(w http.ResponseWriter, r *http.Request) {
+	closeUpgrade(w, r)
+	w.Header().Set("Retry-After", "1")
+	http.Error(w, "503 service unavailable", http.StatusServiceUnavailable)
+}
+
+func closeUpgrade(w http.ResponseWriter, r *http.Request) {
+	if wsconn.IsUpgrade(r) {
+		w.Header().Set("Connection", "close")
+		w.Header().Set("Cache-Control", "no-store")
+	}
+}
+
+// full reports whether the server takes no more connections.
+func (s *Server) full() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopped || len(s.live) >= bound(s.Limits.Connections, 10000)
+}
+
+// upgrade opens the hello, looks at who it is, and answers. Only with ok does the connection go on.
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, hello []byte) (*wsconn.Conn, *secure.Established, keys.Peer, bool) {
+	done, ok := s.admit.compute(r.Context())
+	if !ok {
+		s.tooBusy(w, r)
+		return nil, nil, keys.Peer{}, false
+	}
+	defer sync.OnceFunc(done)()
+	opened, err := secure.OpenHello(&s.handshake, hello)
+	if err != nil {
+		s.notFound(w, r)
+		return nil, nil, keys.Peer{}, false
+	}
+	defer opened.Wipe()
+	peer, enrolled := s.Peers.Lookup(opened.Peer)
+	reason, answer := s.judge(opened, enrolled)
+	if !s.replays.Insert(opened.ID, reason == 0) {
+		s.log.Debug("hello repeated", "peer", opened.Peer.Short(), "addr", r.RemoteAddr)
+		s.notFound(w, r)
+		return nil, nil, keys.Peer{}, false
+	}
+	if reason != 0 {
+		s.refuse(w, r, opened, peer, reason)
+		return nil, nil, keys.Peer{}, false
+	}
+	if !s.admit.peer(opened.Peer) {
+		s.tooBusy(w, r)
+		return nil, nil, keys.Peer{}, false
+	}
+	text, e, err := opened.Accept(answer)
+	if err != nil {
+		s.log.Error("handshake", "err", err)
+		s.notFound(w, r)
+		return nil, nil, keys.Peer{}, false
+	}
+	ws, err := wsconn.Accept(w, r, wsconn.EncodeHello(text), s.handshake.Max)
+	if err != nil {
+		e.Wipe()
+		s.log.Debug("upgrade", "peer", peer.Name, "err", err)
+		return nil, nil, keys.Peer{}, false
+	}
+	return ws, e, peer, true
+}
+
+// judge decides about a hello that could be opened: 0 and the session field of the answer, or the
+// reason why not.
+func (s *Server) judge(o *secure.Opened, enrolled bool) (secure.RefusedReason, []byte) {
+	switch {
+	case !enrolled:
+		return secure.NotEnrolled, nil
+	case o.Problem != 0:
+		return o.Problem, nil
+	case len(s.URLs) > 0 && !slices.Contains(s.URLs, o.URL):
+		return secure.URLUnexpected, nil
+	case s.liveOf(o.Peer) >= bound(s.Limits.PerPeer, 16):
+		return secure.TooManySessions, nil
+	case o.Session == nil:
+		if !s.PlainConns {
+			return secure.BadPayload, nil
+		}
+		return 0, nil
+	}
+	answer, err := session.Answer(o.Session)
+	if err != nil {
+		return secure.BadPayload, nil
+	}
+	return 0, answer
+}
+
+func (s *Server) liveOf(key keys.PublicKey) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.liveOfLocked(key)
+}
+
+func (s *Server) liveOfLocked(key keys.PublicKey) int {
+	n := 0
+	for _, m := range s.live {
+		if m.peer.Key == key {
+			n++
+		}
+	}
+	return n
+}
+
+// refuse tells a client that knows this server why it may not connect, so that only it can read it.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, o *secure.Opened, peer keys.Peer, reason secure.RefusedReason) {
+	if !s.admit.refusals.Allow() {
+		s.tooBusy(w, r)
+		return
+	}
+	s.log.Warn("refused", "reason", RefusedReason(reason), "peer", peer.Name,
+		"key", o.Peer, "fingerprint", o.Peer.Fingerprint(), "addr", r.RemoteAddr)
+	answer, err := o.Refuse(reason, time.Time{})
+	if err != nil {
+		s.log.Error("handshake", "err", err)
+		s.notFound(w, r)
+		return
+	}
+	closeUpgrade(w, r)
+	w.Header().Set(wsconn.HelloHeader, wsconn.EncodeHello(answer))
+	http.NotFound(w, r)
+}
+
+// confirm waits for the client's first record, which proves that the hello was not a replay, and only
+// then lets the connection count. PROTOCOL.md §4.
+func (s *Server) confirm(conn *secure.Conn, e *secure.Established, peer keys.Peer, deadline time.Time) {
+	ctx, cancel := context.WithDeadline(s.base, deadline)
+	err := conn.Start(ctx)
+	cancel()
+	if err != nil {
+		conn.Kill(err)
+		s.log.Debug("never confirmed", "peer", peer.Name, "addr", conn.RemoteAddr(), "err", err)
+		return
+	}
+	if e.Session == nil {
+		c := newConn(conn)
+		m := &member{peer: peer, close: func(code message.Code, reason string) { conn.Close(code, reason) }}
+		if s.add(conn, m) {
+			offer(s, s.conns, c, m)
+		}
+		return
+	}
+	t := newTunnel(conn, mux.Config{})
+	t.joined = peer
+	t.lookup = func() (keys.Peer, bool) { return s.Peers.Lookup(peer.Key) }
+	m := &member{
+		peer:  peer,
+		close: func(code message.Code, reason string) { t.CloseWith(Code(code), reason) },
+		drain: t.Drain,
+	}
+	if s.add(conn, m) {
+		offer(s, s.tunnels, t, m)
+	}
+}
+
+// add makes a confirmed connection one of the live ones, or closes it.
+func (s *Server) add(conn *secure.Conn, m *member) bool {
+	s.mu.Lock()
+	switch {
+	case s.stopped:
+		s.mu.Unlock()
+		m.close(message.GoingAway, "")
+		return false
+	case s.liveOfLocked(m.peer.Key) >= bound(s.Limits.PerPeer, 16): // others were faster
+		s.mu.Unlock()
+		m.close(message.TooMany, "too many connections of this key")
+		return false
+	}
+	s.live[conn] = m
+	s.log.Info("peer connected", "peer", m.peer.Name, "addr", conn.RemoteAddr())
+	s.tasks.Go(func() {
+		<-conn.Done()
+		s.mu.Lock()
+		delete(s.live, conn)
+		s.mu.Unlock()
+		m.close(message.OK, "") // waits for what the layers above still do
+		s.logEnd(m.peer, conn)
+	})
+	if !s.watching {
+		s.watching = true
+		s.tasks.Go(s.watchPeers)
+	}
+	s.mu.Unlock()
+	return true
+}
+
+func (s *Server) logEnd(peer keys.Peer, conn *secure.Conn) {
+	sent, received := conn.Bytes()
+	args := []any{"peer", peer.Name, "sent", sent, "received", received}
+	switch err := publicError(conn.Err()); {
+	case err == io.EOF, errors.Is(err, net.ErrClosed):
+		s.log.Info("peer gone", args...)
+	case err == ErrRecord:
+		s.log.Warn("peer cut off", append(args, "err", err)...)
+	default:
+		s.log.Info("peer gone", append(args, "err", err)...)
+	}
+}
+
+// offer hands a connection to the program's Accept, and turns it away if the program does not come.
+func offer[T any](s *Server, queue chan T, c T, m *member) {
+	select {
+	case queue <- c:
+	default:
+		s.log.Error("nobody accepts: connection closed", "peer", m.peer.Name)
+		m.close(message.TooMany, "the server is not accepting")
+	}
+}
+
+// watchPeers cuts off peers that have been removed, within about a second. It ends when no connection
+// is left.
+func (s *Server) watchPeers() {
+	tick := time.NewTicker(recheckPeers)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-s.closed:
+			return
+		}
+		if r, ok := s.Peers.(interface{ Refresh() []error }); ok {
+			for _, err := range r.Refresh() {
+				s.log.Warn("peers", "err", err)
+			}
+		}
+		s.mu.Lock()
+		if len(s.live) == 0 {
+			s.watching = false
+			s.mu.Unlock()
+			return
+		}
+		members := make([]*member, 0, len(s.live))
+		for _, m := range s.live {
+			members = append(members, m)
+		}
+		s.mu.Unlock()
+		for _, m := range members {
+			if _, ok := s.Peers.Lookup(m.peer.Key); !ok && !m.removed {
+				m.removed = true
+				s.log.Info("peer removed", "peer", m.peer.Name)
+				s.tasks.Go(func() { m.close(message.PeerRemoved, "") })
+			}
+		}
+	}
+}
+
+// Accept returns the next tunnel. After Shutdown or Close it returns [ErrServerClosed].
+func (s *Server) Accept(ctx context.Context) (*Tunnel, error) { return accept(ctx, s, &s.tunnels) }
+
+// AcceptConn returns the next plain connection. It needs [Server.PlainConns].
+func (s *Server) AcceptConn(ctx context.Context) (*Conn, error) { return accept(ctx, s, &s.conns) }
+
+func accept[T any](ctx context.Context, s *Server, queue *chan T) (T, error) {
+	var none T
+	if err := s.init(); err != nil {
+		return none, err
+	}
+	select {
+	case c := <-*queue:
+		return c, nil
+	case <-s.base.Done():
+		return none, ErrServerClosed
+	case <-ctx.Done():
+		return none, ctx.Err()
+	}
+}
+
+// Connections is how many clients are connected.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.live)
+}
+
+// Shutdown takes no more clients and streams, lets the open streams finish until ctx ends, and then
+// closes all tunnels, telling the clients that the server goes away. Its error is ctx's if streams
+// were cut. Call Close afterwards.
+func (s *Server) Shutdown(ctx context.Context) error {
+	if err := s.init(); err != nil {
+		return err
+	}
+	members := s.stop()
+	var idle []<-chan struct{}
+	for _, m := range members {
+		if m.drain != nil {
+			idle = append(idle, m.drain())
+		}
+	}
+	var err error
+	for _, c := range idle {
+		select {
+		case <-c:
+			continue
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		break
+	}
+	closeAll(members)
+	return err
+}
+
+// stop takes no more connections and returns the live ones.
+func (s *Server) stop() []*member {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
+	s.endBase()
+	var members []*member
+	for _, m := range s.live {
+		members = append(members, m)
+	}
+	return members
+}
+
+func closeAll(members []*member) {
+	var all sync.WaitGroup
+	for _, m := range members {
+		all.Go(func() { m.close(message.GoingAway, "") })
+	}
+	all.Wait()
+}
+
+// Close ends all tunnels within a few seconds, waits for the server's goroutines, and wipes the
+// Identity. It is idempotent.
+func (s *Server) Close() error {
+	if err := s.init(); err != nil {
+		return nil
+	}
+	closeAll(s.stop())
+	s.closeOnce.Do(func() { close(s.closed) })
+	s.tasks.Wait()
+	s.Identity.Wipe()
+	return nil
+}
