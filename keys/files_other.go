@@ -38,3 +38,9 @@ func othersMayWrite(fs.FileInfo) bool { return false }
 
 // syncFolder does nothing: folders cannot be opened for this here.
 func syncFolder(string) error { return nil }
+
+// newFileState reads the state of a file from what stat said; there is neither inode nor change
+// time to be had here.
+func newFileState(info fs.FileInfo) fileState {
+	return fileState{modified: info.ModTime().UnixNano(), size: info.Size(), mode: info.Mode()}
+}

@@ -92,3 +92,12 @@ func syncFolder(dir string) error {
 	}
 	return nil
 }
+
+// newFileState reads the state of a file from what stat said.
+func newFileState(info fs.FileInfo) fileState {
+	s := fileState{modified: info.ModTime().UnixNano(), size: info.Size(), mode: info.Mode()}
+	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
+		s.changed, s.inode, s.device, s.owner = changeTime(sys), uint64(sys.Ino), uint64(sys.Dev), int(sys.Uid)
+	}
+	return s
+}
