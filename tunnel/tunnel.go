@@ -154,8 +154,15 @@ func (t *Tunnel) Err() error {
 // Close ends the tunnel: what was written is flushed, streams that are not finished are reset, the
 // other end is told, the keys are erased. It takes a few seconds at most and is idempotent.
 func (t *Tunnel) Close() error {
-	t.cause.set(net.ErrClosed)
+	t.note(net.ErrClosed)
 	return t.mux.Close(message.OK, "")
+}
+
+// note keeps why this end closes a tunnel that is still up.
+func (t *Tunnel) note(err error) {
+	if t.conn.Err() == nil {
+		t.cause.set(err)
+	}
 }
 
 // CloseWith is Close with a code and a short text for the other end.
@@ -163,6 +170,6 @@ func (t *Tunnel) CloseWith(code Code, reason string) error {
 	if code == OK {
 		return t.Close()
 	}
-	t.cause.set(&CloseError{Code: code, Reason: reason})
+	t.note(&CloseError{Code: code, Reason: reason})
 	return t.mux.Close(message.Code(code), reason)
 }
