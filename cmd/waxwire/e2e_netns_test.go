@@ -141,7 +141,8 @@ func (h *host) listen(t *testing.T, network, address string) (l net.Listener) {
 	return l
 }
 
-// dial connects from the host. address is a literal one: the resolver uses other threads.
+// dial connects from the host, for a short talk. address is a literal one: the resolver uses other
+// threads.
 func (h *host) dial(t *testing.T, network, address string) (c net.Conn) {
 	t.Helper()
 	h.inside(t, func() (err error) {
@@ -149,7 +150,7 @@ func (h *host) dial(t *testing.T, network, address string) (c net.Conn) {
 		return err
 	})
 	t.Cleanup(func() { c.Close() })
-	if err := c.SetDeadline(time.Now().Add(workLimit)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(waitLimit)); err != nil {
 		t.Fatal(err)
 	}
 	return c

@@ -313,7 +313,7 @@ func (e *e2e) testHalfClose(t *testing.T) {
 		go func() {
 			c, err := listener.Accept()
 			if err == nil {
-				c.SetDeadline(time.Now().Add(workLimit))
+				c.SetDeadline(time.Now().Add(waitLimit))
 				err = errors.Join(serve(c), c.Close())
 			}
 			done <- err

@@ -1,0 +1,416 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"waxwire.example/waxwire/tunnel"
+	"waxwire.example/waxwire/tunnel/forward"
+)
+
+// A client holds forwards to one server.
+type client struct {
+	*app
+	server   server
+	conn     *connector
+	keeper   *keeper[*tunnel.Tunnel]
+	forwards *forward.Forwarder
+	quietly  recent
+}
+
+func (a *app) clientCommand() *cobra.Command {
+	var (
+		key     string
+		locals  []string
+		wait    bool
+		timeout time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "client SERVER --server-key wax1... -L SPEC...",
+		Short: "Hold forwards to a server",
+		Long: `Hold forwards to a server: what connects to a port or unix socket here is connected to one that the
+server reaches. Ports open once the server is there; when it is lost for a while, new connections
+wait for it, and it is dialled again until it is back.
+
+A SPEC is [BIND:]PORT:HOST:PORT, [BIND:]PORT:/path.sock, /path.sock:HOST:PORT or /path.sock:/path.sock.
+BIND is 127.0.0.1 unless written; PORT 0 takes any port that is free.`,
+		Example: `  waxwire client ws://relay.example.net:8443/wax --server-key wax1... -L 8080:localhost:80
+  waxwire client wss://relay.example.net/wax --server-key wax1... -L 5432:/run/postgresql/.s.PGSQL.5432
+  waxwire client wss://relay.example.net/wax --server-key wax1... -L 0:db.internal:5432 --wait`,
+		Args:                  needs("SERVER"),
+		DisableFlagsInUseLine: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			specs, err := parseLocals(locals)
+			if err != nil {
+				return err
+			}
+			srv, err := parseServer(args[0], key)
+			if err != nil {
+				return err
+			}
+			if timeout <= 0 {
+				return usagef("--connect-timeout has to be more than nothing")
+			}
+			id, err := a.openClientIdentity()
+			if err != nil {
+				return err
+			}
+			defer id.Wipe()
+			c := &client{app: a, server: srv, conn: &connector{app: a, server: srv, id: id, timeout: timeout}}
+			return c.run(specs, wait)
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringArrayVarP(&locals, "local", "L", nil, "forward a port or socket of this host, as `SPEC` (repeatable)")
+	f.StringVar(&key, "server-key", "", "the public key of the server, `wax1...`")
+	f.BoolVar(&wait, "wait", false, "if the server cannot be reached at first, go on trying")
+	f.DurationVar(&timeout, "connect-timeout", 10*time.Second, "how long one try may take")
+	return cmd
+}
+
+func parseLocals(specs []string) ([]forward.Local, error) {
+	if len(specs) == 0 {
+		return nil, fail(codeUsage, nil, "there is nothing to forward", "Name something with -L "+forward.LocalForm)
+	}
+	var locals []forward.Local
+	for _, spec := range specs {
+		l, err := forward.ParseLocal(spec)
+		if err != nil {
+			return nil, fail(codeForwardSpec, err, visible(err.Error()), "Form: "+forward.LocalForm)
+		}
+		locals = append(locals, l)
+	}
+	return locals, nil
+}
+
+// run connects, opens the local ends, and holds both until it is told to end.
+func (c *client) run(locals []forward.Local, wait bool) error {
+	if c.screen() && c.verbose == 0 {
+		c.level.Set(slog.LevelWarn) // the screen says the rest
+	}
+	ends, stop := catchEnd()
+	defer stop()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+
+	var interrupt endCatcher
+	tun, err := interrupt.first(ctx, ends, func(ctx context.Context) (*tunnel.Tunnel, error) {
+		return c.conn.first(ctx, wait, c.sayFailed)
+	})
+	if interrupt.signal != nil {
+		return silentExit(signalStatus(interrupt.signal))
+	}
+	if err != nil {
+		return c.conn.explain(err)
+	}
+
+	retry := make(chan struct{})
+	c.keeper = &keeper[*tunnel.Tunnel]{
+		dial: c.conn.dial, final: isFinal, retry: retry, random: upTo,
+		lost: c.sayLost, failed: c.sayFailed, back: c.sayBack,
+	}
+	c.forwards = &forward.Forwarder{Dialer: c.keeper, Events: c.sayEvent}
+	listeners, err := c.listen(locals)
+	if err != nil {
+		tun.Close()
+		return err
+	}
+	c.sayReady(tun, listeners)
+	start := time.Now()
+	defer c.dumpOnSignal(c.counters)()
+
+	var serving, keeping sync.WaitGroup
+	serveCtx, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	for _, l := range listeners {
+		serving.Go(func() { l.Serve(serveCtx) })
+	}
+	ended := make(chan error, 1)
+	keeping.Go(func() { ended <- c.keeper.run(ctx, tun) })
+	hangups, stopHangups := catchHangup()
+	defer stopHangups()
+	keeping.Go(func() {
+		for {
+			select {
+			case <-hangups:
+				select {
+				case retry <- struct{}{}:
+				default: // it is connected, or about to try
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+
+	closeAll := func() {
+		for _, l := range listeners {
+			l.Close()
+		}
+		stopServing() // connections that wait for a tunnel have waited enough
+	}
+	var result error
+	select {
+	case err := <-ended: // the server's verdict
+		result = c.conn.explain(err)
+		closeAll()
+		serving.Wait()
+	case s := <-ends:
+		result = finish(s, ends, func() {
+			closeAll()
+			c.drain(&serving)
+			cancel() // before the tunnel closes, so that nobody dials again
+			if tun, err := c.keeper.Tunnel(alreadyOver()); err == nil {
+				tun.Close()
+			}
+			serving.Wait()
+		})
+	}
+	cancel()
+	stats := c.forwards.Stats()
+	c.sayStopped(stats, time.Since(start))
+	return result
+}
+
+// alreadyOver is a context for what must not wait.
+func alreadyOver() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
+
+// drain waits for the open connections to end, for a while.
+func (c *client) drain(serving *sync.WaitGroup) {
+	done := make(chan struct{})
+	go func() { serving.Wait(); close(done) }()
+	if n := c.forwards.Stats().Open; n > 0 {
+		select {
+		case <-done:
+			return
+		case <-time.After(100 * time.Millisecond): // most are about to end
+		}
+		c.ui.sayf("Waiting up to %s for %s. Again to stop at once.", formatDuration(drainTime), count(n, "connection"))
+	}
+	select {
+	case <-done:
+	case <-time.After(drainTime):
+	}
+}
+
+// listen opens all local ends or none.
+func (c *client) listen(locals []forward.Local) ([]*forward.Listener, error) {
+	var listeners []*forward.Listener
+	for _, l := range locals {
+		ln, err := c.forwards.Listen(l)
+		if err != nil {
+			for _, open := range listeners {
+				open.Close()
+			}
+			return nil, explainListen(err, l.Listen.Addr, otherPort(l))
+		}
+		listeners = append(listeners, ln)
+	}
+	return listeners, nil
+}
+
+// otherPort is the same forward on a port that is probably free.
+func otherPort(l forward.Local) string {
+	host, port, err := net.SplitHostPort(l.Listen.Addr)
+	if l.Listen.Network != "tcp" || err != nil {
+		return ""
+	}
+	n := 0
+	fmt.Sscan(port, &n)
+	if n += 10000; n > 65535 {
+		n = 0
+	}
+	other := forward.Local{Listen: forward.Address{Network: "tcp", Addr: net.JoinHostPort(host, fmt.Sprint(n))}, Target: l.Target}
+	return "-L " + strings.TrimPrefix(other.String(), "127.0.0.1:")
+}
+
+func (c *client) counters() []any {
+	s := c.forwards.Stats()
+	return []any{"open", s.Open, "waiting", s.Waiting, "total", s.Total, "in", s.In, "out", s.Out}
+}
+
+// What follows says what happens, to a person, to a log, or as events.
+
+func (c *client) sayReady(tun *tunnel.Tunnel, listeners []*forward.Listener) {
+	c.ui.event("connected", map[string]any{
+		"server": c.server.String(), "rtt_ms": float64(tun.RTT().Microseconds()) / 1000, "cipher": tun.Suite().String(),
+	})
+	if c.screen() {
+		c.ui.okf("%s, %s, X25519+ML-KEM-768, %s", c.server.name(), formatDuration(tun.RTT()), tun.Suite())
+	} else {
+		c.log.Info("connected", "server", c.server.String(), "rtt", tun.RTT().Round(10*time.Microsecond), "cipher", tun.Suite().String())
+	}
+	for _, l := range listeners {
+		f := l.Local()
+		c.ui.event("forwarding", map[string]any{"listen": f.Listen.Addr, "target": f.Target.Addr})
+		if c.screen() {
+			c.ui.sayf("  %s %s %s %s %s", f.Listen, c.ui.arrow(), c.server.name(), c.ui.arrow(), f.Target)
+		} else {
+			c.log.Info("forwarding", "listen", f.Listen.Addr, "target", f.Target.Addr)
+		}
+	}
+	c.ui.event("ready", nil)
+	if c.screen() {
+		c.ui.sayf("Ready. Ctrl-C to stop.")
+	} else {
+		c.log.Info("ready")
+	}
+}
+
+func (c *client) sayLost(tun *tunnel.Tunnel) {
+	err := tun.Err()
+	c.ui.event("lost", map[string]any{"reason": visible(fmt.Sprint(err))})
+	if !c.screen() {
+		c.log.Info("connection lost", "server", c.server.String(), "err", err)
+	}
+}
+
+func (c *client) sayFailed(err error, away, next time.Duration) {
+	waiting := 0
+	if c.forwards != nil {
+		waiting = c.forwards.Stats().Waiting
+	}
+	why := asFailure(c.conn.explain(err)).text
+	c.ui.event("retry", map[string]any{
+		"reason": why, "away_s": away.Seconds(), "next_s": next.Seconds(), "waiting": waiting,
+	})
+	if !c.screen() {
+		c.log.Warn("cannot connect", "reason", why, "away", away.Round(time.Millisecond), "next", next.Round(time.Millisecond), "waiting", waiting)
+		return
+	}
+	line := fmt.Sprintf("%s has not answered for %s.", c.server.name(), formatDuration(away))
+	if c.forwards == nil {
+		line = why + "."
+	}
+	if waiting > 0 {
+		verb := "are"
+		if waiting == 1 {
+			verb = "is"
+		}
+		line += fmt.Sprintf(" %s %s waiting.", count(waiting, "connection"), verb)
+	}
+	c.ui.updatef("%s Next try in %s.", line, formatDuration(next))
+}
+
+func (c *client) sayBack(tun *tunnel.Tunnel, away time.Duration, tries int) {
+	c.ui.event("back", map[string]any{"away_s": away.Seconds(), "tries": tries})
+	if c.screen() {
+		c.ui.okf("%s is back after %s.", c.server.name(), formatDuration(away))
+	} else {
+		c.log.Info("connected again", "server", c.server.String(), "away", away.Round(time.Millisecond), "tries", tries)
+	}
+}
+
+// sayEvent tells what became of a connection, of the bad news each kind once in a while.
+func (c *client) sayEvent(e forward.Event) {
+	local := e.Local.Listen.Addr
+	switch e.Kind {
+	case forward.Opened:
+		c.log.Debug("connection opened", "listen", local)
+		return
+	case forward.Closed:
+		c.log.Debug("connection closed", "listen", local, "in", e.In, "out", e.Out, "err", e.Err)
+		return
+	case forward.Failed:
+		var se *tunnel.StreamError
+		if errors.As(e.Err, &se) { // given up by its own program, or lost with the tunnel, which was said
+			c.log.Debug("connection ended early", "listen", local, "err", e.Err)
+			return
+		}
+	}
+	f := explainStream(e.Err, c.server, e.Local.Target)
+	var se *tunnel.StreamError
+	if errors.As(e.Err, &se) {
+		c.ui.event("refused", map[string]any{"listen": local, "target": e.Local.Target.Addr, "code": string(f.code), "reason": f.text})
+	} else {
+		f = fail(codeTunnelLost, e.Err, fmt.Sprintf("%s did not come back in time", c.server.name()))
+	}
+	if !c.quietly.first(local + f.text) {
+		return
+	}
+	if !c.screen() {
+		c.log.Warn("connection refused", "listen", local, "target", e.Local.Target.Addr, "code", string(f.code), "reason", f.text, "hint", strings.Join(f.hints, " "))
+		return
+	}
+	c.ui.warnf("%s: %s", local, f.text)
+	for _, h := range f.hints {
+		c.ui.warnIndented(h)
+	}
+}
+
+func (c *client) sayStopped(s forward.Stats, d time.Duration) {
+	c.ui.event("stopped", map[string]any{"connections": s.Total, "in": s.In, "out": s.Out, "seconds": d.Seconds()})
+	if c.screen() {
+		c.ui.sayf("Stopped. %s, %s in, %s out, %s.", count(s.Total, "connection"), formatBytes(s.In), formatBytes(s.Out), formatDuration(d))
+	} else {
+		c.log.Info("stopped", "connections", s.Total, "in", s.In, "out", s.Out, "time", d.Round(time.Millisecond))
+	}
+}
+
+// An endCatcher runs something that a signal may cut short.
+type endCatcher struct{ signal os.Signal }
+
+func (e *endCatcher) first(ctx context.Context, ends <-chan os.Signal, f func(context.Context) (*tunnel.Tunnel, error)) (*tunnel.Tunnel, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		tun *tunnel.Tunnel
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		tun, err := f(ctx)
+		done <- result{tun, err}
+	}()
+	select {
+	case r := <-done:
+		return r.tun, r.err
+	case e.signal = <-ends:
+		cancel()
+		if r := <-done; r.tun != nil {
+			r.tun.Close()
+		}
+		return nil, context.Canceled
+	}
+}
+
+// recent remembers what was said a short while ago.
+type recent struct {
+	mu   sync.Mutex
+	said map[string]time.Time
+}
+
+const sayAgain = 10 * time.Second
+
+func (r *recent) first(text string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	for t, at := range r.said {
+		if now.Sub(at) >= sayAgain {
+			delete(r.said, t)
+		}
+	}
+	if _, ok := r.said[text]; ok {
+		return false
+	}
+	if r.said == nil {
+		r.said = make(map[string]time.Time)
+	}
+	r.said[text] = now
+	return true
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"waxwire.example/waxwire/tunnel"
+	"waxwire.example/waxwire/tunnel/forward"
+)
+
+func (a *app) pipeCommand() *cobra.Command {
+	var key string
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "pipe SERVER --server-key wax1... HOST:PORT",
+		Short: "Connect stdin and stdout to a port or socket that the server reaches",
+		Long: `Connect standard input and output to a port or unix socket that the server reaches. The end of the
+input is passed on, and the program goes on until the other side has ended too.`,
+		Example: `  ssh -o ProxyCommand='waxwire pipe wss://relay.example.net/wax --server-key wax1... %h:%p' me@db.internal
+  waxwire pipe ws://127.0.0.1:8443/wax --server-key wax1... localhost:6379
+  waxwire pipe ws://127.0.0.1:8443/wax --server-key wax1... /run/app.sock`,
+		Args:                  needs("SERVER", "HOST:PORT"),
+		DisableFlagsInUseLine: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			target, err := forward.ParseTarget(args[1])
+			if err != nil {
+				return fail(codeForwardSpec, err, visible(err.Error()), "Form: HOST:PORT or /path.sock, for example localhost:22")
+			}
+			srv, err := parseServer(args[0], key)
+			if err != nil {
+				return err
+			}
+			if timeout <= 0 {
+				return usagef("--connect-timeout has to be more than nothing")
+			}
+			id, err := a.openClientIdentity()
+			if err != nil {
+				return err
+			}
+			defer id.Wipe()
+			return a.runPipe(&connector{app: a, server: srv, id: id, timeout: timeout}, target)
+		},
+	}
+	cmd.Flags().SortFlags = false
+	cmd.Flags().StringVar(&key, "server-key", "", "the public key of the server, `wax1...`")
+	cmd.Flags().DurationVar(&timeout, "connect-timeout", 10*time.Second, "how long one try may take")
+	return cmd
+}
+
+func (a *app) runPipe(c *connector, target forward.Address) error {
+	ignorePipe() // a reader that has gone is seen as an error of writing, and the tunnel closed
+	ends, stop := catchEnd()
+	defer stop()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+
+	var interrupt endCatcher
+	tun, err := interrupt.first(ctx, ends, func(ctx context.Context) (*tunnel.Tunnel, error) {
+		return c.first(ctx, false, func(error, time.Duration, time.Duration) {})
+	})
+	if interrupt.signal != nil {
+		return silentExit(signalStatus(interrupt.signal))
+	}
+	if err != nil {
+		return c.explain(err)
+	}
+	defer tun.Close()
+	st, err := tun.OpenStream(ctx, forward.Request(target))
+	if err != nil {
+		return explainStream(err, c.server, target)
+	}
+
+	done := make(chan error, 1)
+	go func() { done <- a.copyPipe(st, target, c.server) }()
+	select {
+	case err := <-done:
+		return err
+	case s := <-ends:
+		st.Reset(tunnel.Cancelled)
+		return silentExit(signalStatus(s))
+	}
+}
+
+// copyPipe copies both ways until both have ended, or one has failed.
+func (a *app) copyPipe(st *tunnel.Stream, target forward.Address, srv server) error {
+	sent := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(st, a.ui.in) // may outlive us: nothing ends a read of a terminal
+		if err == nil {
+			err = st.CloseWrite()
+		}
+		sent <- err
+	}()
+	out := &output{w: a.ui.out}
+	_, err := st.WriteTo(out)
+	switch {
+	case errors.Is(out.err, syscall.EPIPE):
+		st.Reset(tunnel.Cancelled)
+		return silentExit(exitPipe)
+	case out.err != nil:
+		st.Reset(tunnel.Cancelled)
+		return fail(codeFailure, out.err, "cannot write to standard output: "+visible(plain(out.err)))
+	case err != nil:
+		return explainStream(err, srv, target)
+	}
+	// The target has said all it had to say. Whoever reads our output sees the end, and may go on
+	// writing; a person at a terminal is done.
+	if isTerminal(a.ui.in) {
+		return nil
+	}
+	if f, ok := a.ui.out.(*os.File); ok {
+		f.Close()
+	}
+	var se *tunnel.StreamError
+	if err := <-sent; errors.As(err, &se) && se.Remote {
+		return nil // it wanted no more, and had ended properly before
+	} else if err != nil {
+		return explainStream(err, srv, target)
+	}
+	return nil
+}
+
+// output remembers that it was standard output that failed, not the tunnel.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	if err != nil {
+		o.err = err
+	}
+	return n, err
+}

@@ -1,0 +1,53 @@
+//go:build unix
+
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// harden gives up what a process with keys has no use for: core dumps, being read by debuggers of
+// the same user, and files that others can read. (That the limit of open files is at its highest is
+// the Go runtime's doing.)
+func harden(coreDumps bool) {
+	unix.Umask(0o077)
+	if coreDumps {
+		return
+	}
+	unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	undumpable()
+}
+
+// endSignals are those that ask for an end.
+var endSignals = []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+
+func notifyHangup(c chan<- os.Signal) { signal.Notify(c, syscall.SIGHUP) }
+func notifyDump(c chan<- os.Signal)   { signal.Notify(c, syscall.SIGUSR1) }
+func ignorePipe()                     { signal.Ignore(syscall.SIGPIPE) }
+
+const exitPipe = exitSignal + int(syscall.SIGPIPE)
+
+func signalStatus(s os.Signal) int {
+	if n, ok := s.(syscall.Signal); ok {
+		return exitSignal + int(n)
+	}
+	return exitFailure
+}
+
+func deviceAndInode(f *os.File) (dev, ino uint64, ok bool) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, 0, false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, 0, false
+	}
+	return uint64(st.Dev), uint64(st.Ino), true
+}
+
+func othersCanRead(info os.FileInfo) bool { return info.Mode().Perm()&0o077 != 0 }

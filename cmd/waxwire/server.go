@@ -1,0 +1,370 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"waxwire.example/waxwire/keys"
+	"waxwire.example/waxwire/tunnel"
+	"waxwire.example/waxwire/tunnel/forward"
+)
+
+// defaultListen is this host alone: without TLS that is what a reverse proxy in front needs.
+const defaultListen = "127.0.0.1:8443"
+
+type serverFlags struct {
+	listen, allow, hosts, origins, proxies []string
+	path, cert, key, status                string
+}
+
+func (a *app) serverCommand() *cobra.Command {
+	var f serverFlags
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Take sealed connections from peers",
+		Long: `Take sealed connections from peers, and connect them to what their permissions name. Nobody may
+connect before "waxwire peers add" lets them.
+
+Without TLS it listens on this host only, for a reverse proxy in front, unless an address is written
+out. What is inside is sealed either way.`,
+		Example: `  waxwire server
+  waxwire server --listen :8443 --status 127.0.0.1:7787
+  waxwire server --listen :443 --tls-cert relay.crt --tls-key relay.key --host relay.example.net`,
+		Args: needs(),
+		RunE: func(*cobra.Command, []string) error { return a.runServer(f) },
+	}
+	fl := cmd.Flags()
+	fl.SortFlags = false
+	fl.StringArrayVar(&f.listen, "listen", []string{defaultListen}, "where to listen, as `[HOST]:PORT` (repeatable)")
+	fl.StringVar(&f.path, "path", "/wax", "the path of the URL under which tunnels are taken")
+	fl.StringArrayVar(&f.allow, "allow", nil, "what peers may do that have no `PERMISSION` of their own (repeatable)")
+	fl.StringVar(&f.cert, "tls-cert", "", "serve wss:// with this certificate `FILE`, read again when it changes")
+	fl.StringVar(&f.key, "tls-key", "", "and its key `FILE`")
+	fl.StringVar(&f.status, "status", "off", "answer /healthz and /readyz on `ADDR`, or off")
+	fl.StringArrayVar(&f.hosts, "host", nil, "take requests for this host `NAME` only (repeatable)")
+	fl.StringArrayVar(&f.origins, "origin", nil, "take requests of web pages from this `ORIGIN` (repeatable; none is taken by default)")
+	fl.StringArrayVar(&f.proxies, "trusted-proxy", nil, "believe X-Forwarded-For from this address range, as `CIDR` (repeatable)")
+	return cmd
+}
+
+// peersWithDefault gives peers that have no permissions of their own those of --allow.
+type peersWithDefault struct {
+	*keys.PeerDir
+	allow []keys.Permission
+}
+
+func (p peersWithDefault) Lookup(k keys.PublicKey) (keys.Peer, bool) {
+	peer, ok := p.PeerDir.Lookup(k)
+	if ok && len(peer.Allow) == 0 {
+		peer.Allow = p.allow
+	}
+	return peer, ok
+}
+
+// Refresh hides the PeerDir's: this program refreshes it, connections or not.
+func (p peersWithDefault) Refresh() []error { return nil }
+
+// A listening is one address that the server listens on.
+type listening struct {
+	net.Listener
+	url string
+}
+
+// runServer serves until it is told to end.
+func (a *app) runServer(f serverFlags) error {
+	allow, err := parsePermissions(f.allow)
+	if err != nil {
+		return err
+	}
+	proxies, err := parsePrefixes(f.proxies)
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(f.path, "/") || strings.ContainsAny(f.path, "?# ") {
+		return usagef("--path %s: a path begins with / and has no ?, # or space", visible(f.path))
+	}
+	tlsConfig, reload, err := a.tlsConfig(f.cert, f.key)
+	if err != nil {
+		return err
+	}
+	id, path, created, err := a.loadIdentity(true)
+	if err != nil {
+		return err
+	}
+	defer id.Wipe()
+	dir, err := a.openPeers()
+	if err != nil {
+		return err
+	}
+	for _, err := range dir.Refresh() {
+		a.sayBrokenPeer(err)
+	}
+
+	srv := &tunnel.Server{
+		Identity: id, Peers: peersWithDefault{dir, allow}, Path: f.path,
+		Hosts: f.hosts, Origins: f.origins, TrustedProxies: proxies, Logger: a.log,
+	}
+	ready := &readiness{}
+	status, err := startStatus(f.status, ready)
+	if err != nil {
+		return err
+	}
+	defer status.Close()
+	listenings, err := listenAll(f.listen, f.path, tlsConfig)
+	if err != nil {
+		return err
+	}
+
+	ends, stop := catchEnd()
+	defer stop()
+	hangups, stopHangups := catchHangup()
+	defer stopHangups()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	defer a.dumpOnSignal(func() []any { return []any{"connections", srv.Connections(), "peers", len(dir.List())} })()
+
+	hs := srv.HTTPServer()
+	var serving sync.WaitGroup
+	failed := make(chan error, len(listenings))
+	for _, l := range listenings {
+		serving.Go(func() {
+			if err := hs.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				failed <- err
+			}
+		})
+	}
+	serving.Go(func() { a.acceptTunnels(ctx, srv) })
+	serving.Go(func() { a.keepFresh(ctx, dir, hangups, reload) })
+	ready.set(true)
+	a.sayListening(serverScreen{
+		id: id, path: path, created: created, listenings: listenings, tls: tlsConfig != nil,
+		peers: len(dir.List()), status: status.url(),
+	})
+
+	end := func(grace time.Duration) {
+		ready.set(false)
+		hs.Close()
+		ctx, cancelDrain := context.WithTimeout(context.Background(), grace)
+		defer cancelDrain()
+		srv.Shutdown(ctx)
+		srv.Close()
+		cancel()
+		serving.Wait()
+	}
+	select {
+	case err := <-failed:
+		end(0)
+		return fail(codeFailure, err, "cannot go on listening: "+visible(plain(err)))
+	case s := <-ends:
+		a.sayStopping(s, srv.Connections())
+		return finish(s, ends, func() { end(drainTime) })
+	}
+}
+
+// acceptTunnels serves what the peers open until the server ends.
+func (a *app) acceptTunnels(ctx context.Context, srv *tunnel.Server) {
+	exit := &forward.Exit{Logger: a.log}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		tun, err := srv.Accept(context.Background())
+		if err != nil {
+			return
+		}
+		wg.Go(func() {
+			peer := tun.Peer().Name
+			a.ui.event("peer_connected", map[string]any{"peer": peer, "addr": tun.RemoteAddr().String()})
+			exit.Serve(ctx, tun)
+			<-tun.Done()
+			a.ui.event("peer_disconnected", map[string]any{"peer": peer, "addr": tun.RemoteAddr().String()})
+		})
+	}
+}
+
+// keepFresh looks at the files of the peers once a second, and at all files on SIGHUP.
+func (a *app) keepFresh(ctx context.Context, dir *keys.PeerDir, hangups <-chan os.Signal, reload func() error) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-hangups:
+			a.log.Info("reading files again")
+			if err := reload(); err != nil {
+				a.log.Warn("the TLS files stay as they were", "err", err)
+			}
+		}
+		for _, err := range dir.Refresh() {
+			a.sayBrokenPeer(err)
+		}
+	}
+}
+
+func (a *app) sayBrokenPeer(err error) {
+	a.log.Warn("a peer's file stays as it was", "err", explainPeers(err, "").text)
+}
+
+func (a *app) sayStopping(s os.Signal, connections int) {
+	a.ui.event("stopping", map[string]any{"signal": signalName(s), "connections": connections})
+	if !a.screen() {
+		a.log.Info("stopping", "signal", signalName(s), "connections", connections)
+	} else if connections > 0 {
+		a.ui.sayf("Waiting up to %s for %s. Again to stop at once.", formatDuration(drainTime), count(connections, "peer"))
+	}
+}
+
+func parsePrefixes(texts []string) ([]netip.Prefix, error) {
+	var list []netip.Prefix
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if a, e := netip.ParseAddr(text); e == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil {
+			return nil, fail(codeUsage, err, fmt.Sprintf("--trusted-proxy %s: not an address range", visible(text)),
+				"Form: 10.0.0.0/8 or 127.0.0.1")
+		}
+		list = append(list, p.Masked())
+	}
+	return list, nil
+}
+
+// listenAll opens all addresses or none.
+func listenAll(addrs []string, path string, tlsConfig *tls.Config) ([]listening, error) {
+	var all []listening
+	for _, addr := range addrs {
+		l, err := listenOne(addr)
+		if err != nil {
+			for _, open := range all {
+				open.Close()
+			}
+			return nil, err
+		}
+		u := url.URL{Scheme: "ws", Host: shownAddress(addr, l.Addr()), Path: path}
+		if tlsConfig != nil {
+			l = tls.NewListener(l, tlsConfig)
+			u.Scheme = "wss"
+		}
+		all = append(all, listening{l, u.String()})
+	}
+	return all, nil
+}
+
+func listenOne(addr string) (net.Listener, error) {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return nil, fail(codeUsage, err, fmt.Sprintf("--listen %s: this is not HOST:PORT", visible(addr)),
+			"Form: 127.0.0.1:8443, [::1]:8443, or :8443 for all interfaces")
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, explainListen(err, addr, "")
+	}
+	return l, nil
+}
+
+// shownAddress is what was asked for, with the port that the system has chosen in the place of 0.
+func shownAddress(asked string, got net.Addr) string {
+	host, port, err := net.SplitHostPort(asked)
+	if err != nil || host == "" {
+		return got.String()
+	}
+	if t, ok := got.(*net.TCPAddr); ok {
+		port = fmt.Sprint(t.Port)
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// A serverScreen is what is said when the server is ready.
+type serverScreen struct {
+	id         *keys.Identity
+	path       string
+	created    bool
+	listenings []listening
+	tls        bool
+	peers      int
+	status     string
+}
+
+func (a *app) sayListening(s serverScreen) {
+	public := s.id.Public()
+	if s.created {
+		a.ui.event("identity_created", map[string]any{"path": s.path, "public_key": public.String(), "fingerprint": public.Fingerprint()})
+	}
+	for _, l := range s.listenings {
+		a.ui.event("listening", map[string]any{"url": l.url, "public_key": public.String(), "peers": s.peers})
+	}
+	if !a.screen() {
+		if s.created {
+			a.log.Info("identity created", "path", s.path, "public_key", public.String(), "fingerprint", public.Fingerprint())
+		}
+		if s.status != "" {
+			a.log.Info("status", "url", s.status)
+		}
+		for _, l := range s.listenings {
+			a.log.Info("listening", "url", l.url, "public_key", public.String(), "peers", s.peers)
+		}
+		return
+	}
+	a.ui.sayf("waxwire %s", readVersion().Version)
+	a.ui.sayf("")
+	if s.created {
+		a.ui.sayf("  Identity     created %s (readable by you only)", shorten(s.path))
+	}
+	a.ui.sayf("  Fingerprint  %s", public.Fingerprint())
+	a.ui.sayf("  Public key   %s", public)
+	for i, l := range s.listenings {
+		label, note := "", ""
+		if i == 0 {
+			label = "Listening"
+		}
+		if !s.tls {
+			note = "   sealed; for wss:// add --tls-cert and --tls-key"
+		}
+		a.ui.sayf("  %-11s  %s%s", label, l.url, note)
+	}
+	if s.status != "" {
+		a.ui.sayf("  Status       %s", s.status)
+	}
+	if s.peers > 0 {
+		a.ui.sayf("  Peers        %d enrolled", s.peers)
+		return
+	}
+	a.ui.sayf("  Peers        none: nobody can connect yet")
+	a.ui.sayf("")
+	a.ui.sayf("Next, with the key that \"waxwire key show\" prints on the other host, here:")
+	a.ui.sayf("  waxwire peers add laptop wax1... --allow connect=localhost:80")
+	a.ui.sayf("and there:")
+	a.ui.sayf("  waxwire client %s --server-key %s -L 8080:localhost:80", reachable(s.listenings[0].url), public)
+	a.ui.sayf("")
+}
+
+// reachable puts this host's name in the place of an address that stands for all interfaces.
+func reachable(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return text
+	}
+	if ip, err := netip.ParseAddr(u.Hostname()); err != nil || !ip.IsUnspecified() {
+		return text
+	}
+	name, err := os.Hostname()
+	if err != nil || name == "" {
+		name = "HOST"
+	}
+	u.Host = net.JoinHostPort(name, u.Port())
+	return u.String()
+}

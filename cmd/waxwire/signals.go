@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/pprof"
+	"strings"
+	"time"
+)
+
+// drainTime is how long open connections may take to finish once an end was asked for.
+const drainTime = 10 * time.Second
+
+// catchEnd delivers the signals that ask for an end.
+func catchEnd() (ends <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 4)
+	signal.Notify(c, endSignals...)
+	return c, func() { signal.Stop(c) }
+}
+
+// catchHangup delivers SIGHUP, where there is one.
+func catchHangup() (hangups <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 1)
+	notifyHangup(c)
+	return c, func() { signal.Stop(c) }
+}
+
+// dumpOnSignal writes all goroutines to the log on SIGUSR1, with what counters says.
+func (a *app) dumpOnSignal(counters func() []any) (stop func()) {
+	c := make(chan os.Signal, 1)
+	notifyDump(c)
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-c:
+				var b strings.Builder
+				pprof.Lookup("goroutine").WriteTo(&b, 1)
+				a.log.Info("counters", append([]any{"goroutines", runtime.NumGoroutine()}, counters()...)...)
+				for line := range strings.Lines(b.String()) {
+					if line = strings.TrimSpace(line); line != "" {
+						a.ui.write("# " + line)
+					}
+				}
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(c)
+		close(done)
+	}
+}
+
+// finish runs f, which lets open work end, and returns the status for the signal that asked for it.
+// Another signal does not wait any longer.
+func finish(first os.Signal, more <-chan os.Signal, f func()) error {
+	done := make(chan struct{})
+	go func() { f(); close(done) }()
+	select {
+	case <-done:
+		return silentExit(signalStatus(first))
+	case again := <-more:
+		return silentExit(signalStatus(again))
+	}
+}
+
+// signalName is how a signal is called in the log.
+func signalName(s os.Signal) string { return fmt.Sprint(s) }

@@ -1,0 +1,20 @@
+// Package forward carries ordinary connections through a tunnel: what connects to a TCP port or a
+// unix socket here is connected to a TCP port or a unix socket at the other end, ssh's -L.
+//
+//	l, err := forward.ParseLocal("8080:localhost:80")      // what the user asks for
+//	f := &forward.Forwarder{Dialer: d}                     // near end: listens
+//	listener, err := f.Listen(l); go listener.Serve(ctx)
+//	exit := &forward.Exit{}; err = exit.Serve(ctx, tun)    // far end: checks permissions and dials
+//
+// Both ends close as TCP does. A half-close on one side arrives as one on the other, and everything
+// that was sent before it arrives first. Whatever is not a clean end, a lost tunnel, a reset
+// stream, a target that resets, resets the other side's socket too: a program never takes data
+// that was cut short for all there was. (Unix sockets know no reset: they are closed.)
+//
+// The Exit decides what a peer may reach. Names are resolved once, by the Exit, and the addresses
+// that its permissions allow are the ones that are dialled.
+//
+// Goroutines: a [Listener] has the one that calls Serve and two for each connection; an [Exit] the
+// one that calls Serve and two for each stream. Serve returns when all of its own have ended. A
+// connection that is idle holds no buffer where the system can say when there is something to read.
+package forward

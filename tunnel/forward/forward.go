@@ -1,0 +1,300 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"waxwire.example/waxwire/tunnel"
+)
+
+// A Dialer has the tunnel that new connections go into. Tunnel waits while there is none, as long
+// as ctx lasts, and does not return one that is already Done.
+type Dialer interface {
+	Tunnel(ctx context.Context) (*tunnel.Tunnel, error)
+}
+
+// An EventKind says what happened to a forwarded connection.
+type EventKind uint8
+
+const (
+	Opened  EventKind = 1 // the other end has accepted it
+	Refused EventKind = 2 // the other end has not: Err is a *tunnel.StreamError
+	Failed  EventKind = 3 // there was no tunnel to carry it: Err says why
+	Closed  EventKind = 4 // it was open and has ended; Err is nil if both ways ended cleanly
+)
+
+// An Event is told to [Forwarder.Events].
+type Event struct {
+	Kind     EventKind
+	Local    Local // with the port that is really listened on
+	Err      error
+	In, Out  int64 // bytes from and to the other end, for Closed
+	Duration time.Duration
+}
+
+// A Forwarder is the near end of local forwards. Its fields are not to be changed in use.
+type Forwarder struct {
+	Dialer Dialer // required
+
+	// Wait is how long a new connection waits for a tunnel while there is none before it is
+	// reset. Zero means 30 s.
+	Wait time.Duration
+
+	// Events is called for each event, from many goroutines, if not nil.
+	Events func(Event)
+
+	waiting, open, total atomic.Int64
+	in, out              atomic.Int64
+}
+
+// Stats is what a [Forwarder] has done so far.
+type Stats struct {
+	Waiting int   // connections that wait for a tunnel
+	Open    int   // connections that are open, those that wait among them
+	Total   int   // connections that were ever taken
+	In, Out int64 // bytes from and to the other end, of the connections that have ended
+}
+
+// Stats may be called at any time.
+func (f *Forwarder) Stats() Stats {
+	return Stats{
+		Waiting: int(f.waiting.Load()), Open: int(f.open.Load()), Total: int(f.total.Load()),
+		In: f.in.Load(), Out: f.out.Load(),
+	}
+}
+
+func (f *Forwarder) wait() time.Duration {
+	if f.Wait > 0 {
+		return f.Wait
+	}
+	return 30 * time.Second
+}
+
+func (f *Forwarder) event(e Event) {
+	if f.Events != nil {
+		f.Events(e)
+	}
+}
+
+// Listen opens the listening end of l. Connections wait in the system's queue until
+// [Listener.Serve] is called.
+func (f *Forwarder) Listen(l Local) (*Listener, error) {
+	var ln net.Listener
+	var err error
+	if l.Listen.Network == "unix" {
+		ln, err = listenUnix(l.Listen.Addr)
+	} else {
+		if ln, err = net.Listen("tcp", l.Listen.Addr); err == nil {
+			l.Listen.Addr = listenAddr(l.Listen.Addr, ln.Addr())
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Listener{f: f, ln: ln, local: l}, nil
+}
+
+// listenAddr puts the port that the system has chosen in the place of 0.
+func listenAddr(asked string, got net.Addr) string {
+	host, _, err := net.SplitHostPort(asked)
+	_, port, err2 := net.SplitHostPort(got.String())
+	if err != nil || err2 != nil {
+		return got.String()
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// A Listener is the listening end of one local forward.
+type Listener struct {
+	f     *Forwarder
+	ln    net.Listener
+	local Local
+}
+
+// Local is the forward, with the port that is really listened on.
+func (l *Listener) Local() Local { return l.local }
+
+// Close stops listening. Connections that are open go on; a unix socket is removed.
+func (l *Listener) Close() error { return l.ln.Close() }
+
+// Serve takes connections until Close, and returns when all of them have ended. Its error is nil
+// after Close. When ctx ends, connections that wait for a tunnel are reset, and Serve returns as
+// if closed.
+func (l *Listener) Serve(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	var delay time.Duration
+	for {
+		c, err := l.ln.Accept()
+		switch {
+		case err == nil:
+			delay = 0
+			wg.Go(func() { l.serve(ctx, c) })
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		default: // out of descriptors, mostly: others will be given back
+			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+			select {
+			case <-ctx.Done():
+			case <-time.After(delay):
+			}
+		}
+	}
+}
+
+// serve carries one connection from its accept to its end.
+func (l *Listener) serve(ctx context.Context, c net.Conn) {
+	f := l.f
+	f.total.Add(1)
+	f.open.Add(1)
+	defer f.open.Add(-1)
+	start := time.Now()
+	st, err := l.openStream(ctx)
+	if err != nil {
+		reset(c)
+		f.event(Event{Kind: Failed, Local: l.local, Err: err})
+		return
+	}
+	opening := &openingStream{Stream: st, opened: func() { f.event(Event{Kind: Opened, Local: l.local}) }}
+	out, in, err := splice(c, opening)
+	f.in.Add(in)
+	f.out.Add(out)
+
+	e := Event{Kind: Closed, Local: l.local, Err: err, In: in, Out: out, Duration: time.Since(start)}
+	if opening.refusal != nil {
+		var se *tunnel.StreamError
+		if e.Kind, e.Err = Failed, opening.refusal; errors.As(opening.refusal, &se) && se.Refused {
+			e.Kind = Refused
+		}
+	}
+	f.event(e)
+}
+
+// An openingStream is a stream whose verdict is not known yet. Data goes along with the request,
+// so that nothing waits for the other end's dial; that it was accepted is known before the first
+// byte comes back.
+type openingStream struct {
+	*tunnel.Stream
+	opened  func()
+	refusal error // set by WriteTo
+}
+
+func (s *openingStream) WriteTo(w io.Writer) (int64, error) {
+	if err := s.Opened(context.Background()); err != nil {
+		s.refusal = err
+		return 0, err
+	}
+	s.opened()
+	return s.Stream.WriteTo(w)
+}
+
+// openStream opens a stream in the present tunnel, waiting for one if there is none.
+func (l *Listener) openStream(ctx context.Context) (*tunnel.Stream, error) {
+	f := l.f
+	f.waiting.Add(1)
+	defer f.waiting.Add(-1)
+	ctx, cancel := context.WithTimeout(ctx, f.wait())
+	defer cancel()
+	for {
+		tun, err := f.Dialer.Tunnel(ctx)
+		if err != nil {
+			return nil, err
+		}
+		st, err := tun.OpenStream(ctx, Request(l.local.Target))
+		if err == nil {
+			return st, nil
+		}
+		if tun.Err() == nil || ctx.Err() != nil {
+			return nil, err
+		}
+		// It went down between the two calls: the Dialer knows by now, or will wait for the next.
+	}
+}
+
+// Request is what asks the other end for a target.
+func Request(target Address) tunnel.Request {
+	if target.Network == "unix" {
+		return tunnel.Request{Kind: tunnel.KindUnix, Target: target.Addr}
+	}
+	return tunnel.Request{Kind: tunnel.KindTCP, Target: target.Addr}
+}
+
+// A unixListener removes its socket when it is closed, if it is still its own.
+type unixListener struct {
+	*net.UnixListener
+	path string
+	info os.FileInfo
+	once sync.Once
+}
+
+// listenUnix listens on a socket that only its owner may connect to. A socket that is there
+// already is replaced only if nobody answers.
+//
+// The socket is made in a folder that nobody else can enter and moved to its place when its mode is
+// right: there is no moment at which others could connect, and what is replaced is replaced at once.
+func listenUnix(path string) (_ net.Listener, err error) {
+	switch info, err := os.Lstat(path); {
+	case err == nil && info.Mode().Type() != os.ModeSocket:
+		return nil, &net.OpError{Op: "listen", Net: "unix", Err: fmt.Errorf("%s exists and is not a socket", path)}
+	case err == nil:
+		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+			c.Close()
+			return nil, &net.OpError{Op: "listen", Net: "unix", Err: errInUse}
+		} else if !isRefused(err) {
+			return nil, &net.OpError{Op: "listen", Net: "unix", Err: err}
+		}
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, &net.OpError{Op: "listen", Net: "unix", Err: err}
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".w")
+	if err != nil {
+		return nil, &net.OpError{Op: "listen", Net: "unix", Err: err}
+	}
+	defer os.RemoveAll(dir)
+	temp := filepath.Join(dir, "s")
+	if len(temp) > maxPath {
+		err := fmt.Errorf("the path is %d bytes too long", len(temp)-maxPath)
+		return nil, &net.OpError{Op: "listen", Net: "unix", Err: err}
+	}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: temp, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	ln.SetUnlinkOnClose(false)
+	if err = os.Chmod(temp, 0o600); err == nil {
+		err = os.Rename(temp, path)
+	}
+	var info os.FileInfo
+	if err == nil {
+		info, err = os.Lstat(path)
+	}
+	if err != nil {
+		ln.Close()
+		return nil, &net.OpError{Op: "listen", Net: "unix", Err: err}
+	}
+	return &unixListener{UnixListener: ln, path: path, info: info}, nil
+}
+
+func (l *unixListener) Close() error {
+	l.once.Do(func() {
+		if info, err := os.Lstat(l.path); err == nil && os.SameFile(info, l.info) {
+			os.Remove(l.path)
+		}
+	})
+	return l.UnixListener.Close()
+}
+
+// errInUse is what a TCP listener says as well.
+var errInUse = os.NewSyscallError("bind", syscall.EADDRINUSE)
+
+func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package forward
+
+import "net"
+
+func isReset(*net.TCPConn) bool { return false }
