@@ -385,14 +385,16 @@ func (m *Mux) live() []*Stream {
 // finished notes that half of a stream has ended. With both, the id is forgotten: what still comes
 // for it is dropped.
 func (m *Mux) finished(s *Stream, half uint32) {
-	if old := s.halves.Or(half); old|half != sendHalfDone|recvHalfDone || old == old|half {
+	old := s.halves.Or(half)
+	if old&bothDone == bothDone || (old|half)&bothDone != bothDone {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.streams, s.id)
 	m.budget.leave()
-	if m.err == nil {
+	// An opener may write, finish and leave before anybody looked: that is still for Accept.
+	if m.err == nil && old&cameWhole == 0 {
 		m.settleLocked(s)
 	}
 	m.checkIdleLocked()
@@ -668,6 +670,7 @@ func (s *Stream) handleFin() error {
 	}
 	signal(r.sig)
 	r.mu.Unlock()
+	s.halves.Or(cameWhole)
 	s.recvDone()
 	return nil
 }

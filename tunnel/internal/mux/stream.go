@@ -63,7 +63,7 @@ type Stream struct {
 	decided     chan struct{} // closed once an outgoing stream is opened, refused or lost
 	decidedOnce sync.Once
 
-	halves atomic.Uint32 // sendHalfDone, recvHalfDone
+	halves atomic.Uint32 // sendHalfDone, recvHalfDone, cameWhole
 	send   sendHalf
 	recv   recvHalf
 }
@@ -71,6 +71,8 @@ type Stream struct {
 const (
 	sendHalfDone = 1 // FIN or RESET went out, or never will
 	recvHalfDone = 2 // FIN or RESET came, or STOP went out
+	bothDone     = sendHalfDone | recvHalfDone
+	cameWhole    = 4 // FIN came
 )
 
 // A sendHalf is what a stream sends. writer.mu guards it.
