@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -178,6 +179,7 @@ type command struct {
 	stdin io.Reader
 	ready *regexp.Regexp // start waits until a line of its output matches
 	stop  syscall.Signal // asks it to end, SIGTERM if zero
+	limit time.Duration  // for its work, workLimit if zero
 }
 
 // build makes an exec.Cmd that is the program itself: "ip netns exec" and setpriv replace
@@ -225,12 +227,8 @@ func (h *host) start(t *testing.T, c command) *program {
 		p.err = p.cmd.Wait()
 		close(p.ended)
 	}()
-	stop := c.stop
-	if stop == 0 {
-		stop = syscall.SIGTERM
-	}
 	t.Cleanup(func() {
-		p.end(t, stop)
+		p.end(t, cmp.Or(c.stop, syscall.SIGTERM))
 		if t.Failed() {
 			t.Logf("%s %s said:\n%s", p.name, strings.Join(c.args, " "), p.output.tail(4000))
 		}
@@ -300,14 +298,15 @@ func (h *host) runTo(t *testing.T, c command, stdout io.Writer) {
 // try is for other goroutines than the test's, and for commands that may fail.
 func (h *host) try(t *testing.T, c command, stdout io.Writer) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), workLimit)
+	limit := cmp.Or(c.limit, workLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := h.build(t, ctx, c)
 	var stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = stdout, &stderr
 	err := cmd.Run()
 	if ctx.Err() != nil {
-		err = errors.Join(err, fmt.Errorf("not done after %v", workLimit))
+		err = errors.Join(err, fmt.Errorf("not done after %v", limit))
 	}
 	if err != nil {
 		return fmt.Errorf("%s %s: %w\n%s", filepath.Base(c.name), strings.Join(c.args, " "), err, tailOf(stderr.String(), 4000))

@@ -208,7 +208,7 @@ func (p *postgres) socket() string { return filepath.Join(p.dir, ".s.PGSQL."+p.p
 func (p *postgres) command(name, local string, args ...string) command {
 	host, port, _ := net.SplitHostPort(local)
 	return command{name: name, args: append([]string{"-h", host, "-p", port, "-U", postgresUser}, args...), env: []string{
-		"PGDATABASE=postgres", "PGPASSFILE=/dev/null", "PGCONNECT_TIMEOUT=10",
+		"PGDATABASE=postgres", "PGPASSFILE=/nonexistent", "PGCONNECT_TIMEOUT=10",
 	}}
 }
 
@@ -382,7 +382,8 @@ func (e *e2e) testHalfClose(t *testing.T) {
 		done := accept(hearFirst)
 		got := sha256.New()
 		e.client.runTo(t, command{
-			name: "socat", args: []string{"-t", "60", "STDIO", "TCP:" + local}, stdin: noise(5, size),
+			name: "socat", args: []string{"-t", "20", "STDIO", "TCP:" + local}, stdin: noise(5, size),
+			limit: waitLimit,
 		}, got)
 		if g := hex.EncodeToString(got.Sum(nil)); g != want {
 			t.Errorf("socat heard SHA-256 %s, want %s", g, want)
@@ -395,7 +396,7 @@ func (e *e2e) testHalfClose(t *testing.T) {
 		done := accept(hearFirst)
 		got := sha256.New()
 		c := r.waxwire(r.clientHome, "pipe", r.url, target, "--server-key", r.serverKey)
-		c.stdin = noise(5, size)
+		c.stdin, c.limit = noise(5, size), waitLimit
 		e.client.runTo(t, c, got)
 		if g := hex.EncodeToString(got.Sum(nil)); g != want {
 			t.Errorf("pipe's standard output has SHA-256 %s, want %s", g, want)
