@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 
@@ -159,6 +160,17 @@ func (id *Identity) String() string { return id.public.String() }
 
 // GoString returns the public key, marked as that of an identity.
 func (id *Identity) GoString() string { return "keys.Identity(" + id.public.String() + ")" }
+
+// Format prints the public key for every verb. String alone would not do: fmt prints a value field by
+// field, the secret too, for a verb that it cannot use, such as %c.
+func (id *Identity) Format(s fmt.State, verb rune) {
+	switch {
+	case verb == 'v' && s.Flag('#'):
+		io.WriteString(s, id.GoString())
+	default:
+		fmt.Fprintf(s, fmt.FormatString(s, 's'), id.String())
+	}
+}
 
 // LogValue returns the public key.
 func (id *Identity) LogValue() slog.Value { return slog.StringValue(id.public.String()) }
