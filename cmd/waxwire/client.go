@@ -25,6 +25,7 @@ type client struct {
 	keeper   *keeper[*tunnel.Tunnel]
 	forwards *forward.Forwarder
 	quietly  recent
+	said     bool // that the server is away; used by the keeper's goroutine
 }
 
 func (a *app) clientCommand() *cobra.Command {
@@ -105,7 +106,12 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 
 	var interrupt endCatcher
 	tun, err := interrupt.first(ctx, ends, func(ctx context.Context) (*tunnel.Tunnel, error) {
-		return c.conn.first(ctx, wait, c.sayFailed)
+		if !wait { // whoever waits for an answer reads why at the end
+			return c.conn.first(ctx, false, func(err error, away, next time.Duration) {
+				c.log.Debug("cannot connect", "err", err, "next", next)
+			})
+		}
+		return c.conn.first(ctx, true, c.sayFailed)
 	})
 	if interrupt.signal != nil {
 		return silentExit(signalStatus(interrupt.signal))
@@ -292,6 +298,10 @@ func (c *client) sayFailed(err error, away, next time.Duration) {
 		c.log.Warn("cannot connect", "reason", why, "away", away.Round(time.Millisecond), "next", next.Round(time.Millisecond), "waiting", waiting)
 		return
 	}
+	if away+next < time.Second && c.forwards != nil {
+		return // over before anybody has read it
+	}
+	c.said = true
 	line := fmt.Sprintf("%s has not answered for %s.", c.server.name(), formatDuration(away))
 	if c.forwards == nil {
 		line = why + "."
@@ -309,6 +319,10 @@ func (c *client) sayFailed(err error, away, next time.Duration) {
 func (c *client) sayBack(tun *tunnel.Tunnel, away time.Duration, tries int) {
 	c.ui.event("back", map[string]any{"away_s": away.Seconds(), "tries": tries})
 	if c.screen() {
+		if !c.said {
+			return
+		}
+		c.said = false
 		c.ui.okf("%s is back after %s.", c.server.name(), formatDuration(away))
 	} else {
 		c.log.Info("connected again", "server", c.server.String(), "away", away.Round(time.Millisecond), "tries", tries)
