@@ -81,6 +81,7 @@ func OpenPeerDir(path string) (*PeerDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("keys: %w", err)
 	}
+	path = filepath.Clean(path)
 	d := &PeerDir{path: path, entries: make(map[string]*peerEntry), byKey: make(map[PublicKey]string)}
 	if err := d.refreshLocked(); err != nil {
 		return nil, err
@@ -285,6 +286,10 @@ func (d *PeerDir) refreshFileLocked(name string) {
 	p, state, err := d.readLocked(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return // removed just now: the next look will see it
+	}
+	if mode, ok := errors.AsType[*FileModeError](err); ok && mode.Path == d.path {
+		d.reportFolderLocked(err)
+		return
 	}
 	e.state, e.settled = state, err == nil && state.settled(now)
 	if err != nil {
