@@ -70,7 +70,7 @@ type handPeer struct {
 // newHandPeer returns a Mux in the server's role and the client that it talks to.
 func newHandPeer(t testing.TB, cfg mux.Config) (*mux.Mux, *handPeer) {
 	t.Helper()
-	a, b := message.Pipe(1024, largest)
+	a, b := message.Pipe(16, largest)
 	m := mux.New(a, cfg)
 	t.Cleanup(func() {
 		b.Close(message.OK, "")

@@ -538,9 +538,12 @@ const (
 // handle acts on one frame of the other end.
 func (m *Mux) handle(f *frame) error {
 	ours := (f.id%2 == 1) == m.client
+	if f.id == 0 {
+		return errNeverOpened // nobody's
+	}
 	switch f.typ {
 	case typeOpen:
-		if ours || f.id == 0 {
+		if ours {
 			return errWrongParity
 		}
 		return m.handleOpen(f)
@@ -551,7 +554,7 @@ func (m *Mux) handle(f *frame) error {
 	}
 	m.mu.Lock()
 	s := m.streams[f.id]
-	known := s != nil || (ours && f.id < m.nextID) || (!ours && f.id != 0 && f.id <= m.highestRecv)
+	known := s != nil || (ours && f.id < m.nextID) || (!ours && f.id <= m.highestRecv)
 	m.mu.Unlock()
 	if !known {
 		return errNeverOpened
