@@ -19,6 +19,8 @@ type Fixed struct {
 	KEMSeed    []byte // d ‖ z, 64 bytes
 	EncapsRand []byte // m, 32 bytes
 	AESGCM     bool   // the handshake's own AEAD
+
+	Results *[][]byte // if not nil, gets the slices that hold DH results with Static
 }
 
 // NewFixedHandshake is NewHandshake with the secrets of f.
@@ -32,7 +34,7 @@ func NewFixedHandshake(c HandshakeConfig, f Fixed) (*Handshake, error) {
 		if err != nil {
 			return nil, err
 		}
-		static = fixedStatic{&ephemeral{key}, f.Public}
+		static = fixedStatic{&ephemeral{key}, f.Public, f.Results}
 	}
 	suite := ChaCha20Poly1305
 	if f.AESGCM {
@@ -58,6 +60,15 @@ func NewFixedHandshake(c HandshakeConfig, f Fixed) (*Handshake, error) {
 type fixedStatic struct {
 	*ephemeral
 	claimed []byte
+	results *[][]byte
+}
+
+func (s fixedStatic) DH(peer keys.PublicKey) ([]byte, error) {
+	secret, err := s.ephemeral.DH(peer)
+	if s.results != nil {
+		*s.results = append(*s.results, secret)
+	}
+	return secret, err
 }
 
 func (s fixedStatic) Public() keys.PublicKey {

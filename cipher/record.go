@@ -73,8 +73,7 @@ func (d *direction) ratchet() (err error) {
 		d.key.wipe()
 		clear(d.iv[:])
 		d.ts = d.temp
-		clear(d.temp[:])
-		err = d.derive()
+		err = d.derive() // which clears temp
 	})
 	if err != nil {
 		d.wipe(err)

@@ -35,6 +35,11 @@ func TestWipe(t *testing.T) {
 							}
 						}
 						want := cipher.ErrWiped
+						for _, name := range []string{"temp", "pad", "inner", "outer"} {
+							if state > 0 && !isZero(secrets[name]) {
+								t.Errorf("between messages, %s is not wiped", name)
+							}
+						}
 						switch {
 						case how == "Wipe":
 							h.Wipe()
@@ -60,6 +65,30 @@ func TestWipe(t *testing.T) {
 					})
 				}
 			}
+		}
+	}
+}
+
+// TestResultsWiped: what X25519 and ML-KEM gave is wiped once it is mixed in.
+func TestResultsWiped(t *testing.T) {
+	p := newTestPair(t, cipher.IKhfs)
+	var results [][]byte
+	for i := range p.fixed {
+		p.fixed[i].Results = &results
+	}
+	p.reset()
+	p.responder.SetEncapsulate(func(public *mlkem.EncapsulationKey768) (secret, ciphertext []byte) {
+		secret, ciphertext = public.Encapsulate()
+		results = append(results, secret)
+		return secret, ciphertext
+	})
+	p.shake(-1)
+	if len(results) != 5 { // ss and es or se at each end, K
+		t.Errorf("%d results seen, want 5", len(results))
+	}
+	for i, r := range results {
+		if len(r) != 32 || bytes.Count(r, []byte{0}) != 32 {
+			t.Errorf("result %d is not wiped", i)
 		}
 	}
 }
