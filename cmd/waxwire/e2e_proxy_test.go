@@ -14,6 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -21,10 +23,9 @@ import (
 // The proxies have their default settings, nginx with the headers that it needs for any WebSocket.
 // The client knows them by a certificate of a CA made here.
 
-func (e *e2e) testNginx(t *testing.T) {
-	e.behindProxy(t, func(dir, cert, key, port, backend string) command {
-		conf := filepath.Join(dir, "nginx.conf")
-		writeFile(t, conf, fmt.Sprintf(`
+func nginxCommand(t *testing.T, dir, cert, key, port, backend string) command {
+	conf := filepath.Join(dir, "nginx.conf")
+	writeFile(t, conf, fmt.Sprintf(`
 daemon off;
 pid %[1]s/nginx.pid;
 error_log stderr notice; # says when it is ready
@@ -50,20 +51,18 @@ http {
 	}
 }
 `, dir, serverIP, port, relayName, cert, key, backend))
-		return command{
-			name: "nginx", args: []string{"-p", dir, "-e", "stderr", "-c", conf},
-			ready: regexp.MustCompile(`start worker process \d+`),
-		}
-	})
+	return command{
+		name: "nginx", args: []string{"-p", dir, "-e", "stderr", "-c", conf},
+		ready: regexp.MustCompile(`start worker process \d+`),
+	}
 }
 
-func (e *e2e) testHAProxy(t *testing.T) {
-	e.behindProxy(t, func(dir, cert, key, port, backend string) command {
-		both := filepath.Join(dir, "both.pem")
-		writeFile(t, both, readFile(t, cert)+readFile(t, key))
-		conf := filepath.Join(dir, "haproxy.cfg")
-		// The times are those of the file that Debian installs; haproxy has none by itself.
-		writeFile(t, conf, fmt.Sprintf(`
+func haproxyCommand(t *testing.T, dir, cert, key, port, backend string) command {
+	both := filepath.Join(dir, "both.pem")
+	writeFile(t, both, readFile(t, cert)+readFile(t, key))
+	conf := filepath.Join(dir, "haproxy.cfg")
+	// The times are those of the file that Debian installs; haproxy has none by itself.
+	writeFile(t, conf, fmt.Sprintf(`
 defaults
 	mode http
 	timeout connect 5000
@@ -75,17 +74,15 @@ frontend wss
 backend waxwire
 	server one %s
 `, serverIP, port, both, backend))
-		return command{
-			name: "haproxy", args: []string{"-W", "-db", "-f", conf}, dir: dir,
-			ready: regexp.MustCompile(`Loading success`),
-		}
-	})
+	return command{
+		name: "haproxy", args: []string{"-W", "-db", "-f", conf}, dir: dir,
+		ready: regexp.MustCompile(`Loading success`),
+	}
 }
 
-func (e *e2e) testCaddy(t *testing.T) {
-	e.behindProxy(t, func(dir, cert, key, port, backend string) command {
-		conf := filepath.Join(dir, "Caddyfile")
-		writeFile(t, conf, fmt.Sprintf(`
+func caddyCommand(t *testing.T, dir, cert, key, port, backend string) command {
+	conf := filepath.Join(dir, "Caddyfile")
+	writeFile(t, conf, fmt.Sprintf(`
 {
 	admin off
 }
@@ -94,32 +91,65 @@ https://%s:%s {
 	reverse_proxy %s
 }
 `, relayName, port, cert, key, backend))
-		return command{
-			name: "caddy", args: []string{"run", "--config", conf, "--adapter", "caddyfile"}, dir: dir,
-			env:   []string{"XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir},
-			ready: regexp.MustCompile(`serving initial configuration`),
-		}
-	})
+	return command{
+		name: "caddy", args: []string{"run", "--config", conf, "--adapter", "caddyfile"}, dir: dir,
+		env:   []string{"XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir},
+		ready: regexp.MustCompile(`serving initial configuration`),
+	}
 }
 
-// behindProxy runs curl and pgbench through a proxy that speaks TLS on the link and passes on to
-// a waxwire server on loopback.
-func (e *e2e) behindProxy(t *testing.T, proxy func(dir, cert, key, port, backend string) command) {
+func (e *e2e) testNginx(t *testing.T)   { e.testProxy(t, nginxCommand) }
+func (e *e2e) testHAProxy(t *testing.T) { e.testProxy(t, haproxyCommand) }
+func (e *e2e) testCaddy(t *testing.T)   { e.testProxy(t, caddyCommand) }
+
+// A proxyCommand is a proxy that speaks TLS on that port of serverIP and passes on to backend.
+type proxyCommand func(t *testing.T, dir, cert, key, port, backend string) command
+
+func (e *e2e) testProxy(t *testing.T, proxy proxyCommand) {
 	web := e.webTarget(t, "tcp", "127.0.0.1:0")
 	p := e.newPostgres(t)
-	r := e.newRelay(t, "127.0.0.1", "connect="+web, "connect="+p.target())
-
-	dir := sharedDir(t)
-	ca, cert, key := certificate(t, dir)
-	port := e.server.freePort(t)
-	e.server.start(t, proxy(dir, cert, key, port, r.listen))
-	r.url = "wss://" + relayName + ":" + port + "/wax"
-	r.clientEnv = []string{"SSL_CERT_FILE=" + ca}
-
+	r := e.newRelayBehind(t, proxy, "connect="+web, "connect="+p.target())
 	webPort, sqlPort := e.client.freePort(t), e.client.freePort(t)
 	r.forward(t, webPort+":"+web, sqlPort+":"+p.target())
 	e.transfer(t, "tunnel in TLS", "127.0.0.1:"+webPort)
 	p.bench(t, "127.0.0.1:"+sqlPort, 2)
+}
+
+// newRelayBehind is a waxwire server on loopback with a proxy in front.
+func (e *e2e) newRelayBehind(t *testing.T, proxy proxyCommand, allow ...string) *relay {
+	t.Helper()
+	r := e.newRelay(t, "127.0.0.1", allow...)
+	dir := sharedDir(t)
+	ca, cert, key := certificate(t, dir)
+	port := e.server.freePort(t)
+	e.server.start(t, proxy(t, dir, cert, key, port, r.listen))
+	r.url = "wss://" + relayName + ":" + port + "/wax"
+	r.clientEnv = []string{"SSL_CERT_FILE=" + ca}
+	return r
+}
+
+// testIdle has one query wait, behind each proxy, for longer than any of them keeps a connection
+// on which nothing moves: 50 s haproxy, 60 s nginx.
+func (e *e2e) testIdle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes more than a minute")
+	}
+	const seconds = 65
+	p := e.newPostgres(t)
+	var group sync.WaitGroup
+	for name, proxy := range map[string]proxyCommand{"nginx": nginxCommand, "haproxy": haproxyCommand, "caddy": caddyCommand} {
+		local := e.newRelayBehind(t, proxy, "connect="+p.target()).forwardTo(t, p.target())
+		c := p.command("psql", local, "-X", "-w", "-A", "-t", "-c", fmt.Sprintf("select pg_sleep(%d), 'still here'", seconds))
+		group.Go(func() {
+			var out strings.Builder
+			if err := e.client.try(t, c, &out); err != nil {
+				t.Errorf("%s: %v", name, err)
+			} else if got := strings.TrimSpace(out.String()); got != "|still here" {
+				t.Errorf("%s: psql printed %q, want |still here", name, got)
+			}
+		})
+	}
+	group.Wait()
 }
 
 // certificate makes a CA, and a key with a certificate of that CA for relayName.

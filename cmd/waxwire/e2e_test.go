@@ -52,6 +52,9 @@ func TestE2E(t *testing.T) {
 	t.Run("nginx", e.testNginx)
 	t.Run("haproxy", e.testHAProxy)
 	t.Run("caddy", e.testCaddy)
+	t.Run("idle", e.testIdle)
+	t.Run("cut off", e.testCutOff)
+	t.Run("lost tunnel", e.testLostTunnel)
 	t.Run("sealed", e.testSealed)
 }
 
@@ -138,6 +141,8 @@ type relay struct {
 	url                    string // where the client finds it
 	serverKey, clientKey   string
 	clientEnv              []string
+	serving                *program
+	trouble                bool // is what this test makes: programs may end and complain
 }
 
 // newRelay starts a server on that address of the server host, port chosen. allow is what the client may do.
@@ -164,10 +169,16 @@ func (e *e2e) newRelay(t *testing.T, ip string, allow ...string) *relay {
 	}
 	e.server.run(t, r.waxwire(r.serverHome, add...))
 
-	server := r.waxwire(r.serverHome, "server", "--listen", r.listen, "--path", "/wax")
-	server.ready = regexp.MustCompile(`(?i)\blistening\b`)
-	r.start(t, e.server, server)
+	r.serve(t)
 	return r
+}
+
+// serve starts the server, again if it has ended.
+func (r *relay) serve(t *testing.T) {
+	t.Helper()
+	c := r.waxwire(r.serverHome, "server", "--listen", r.listen, "--path", "/wax")
+	c.ready = regexp.MustCompile(`(?i)\blistening\b`)
+	r.serving = r.start(t, r.server, c)
 }
 
 // alarm is what a log of a day without trouble does not have.
@@ -178,7 +189,7 @@ func (r *relay) start(t *testing.T, h *host, c command) *program {
 	t.Helper()
 	var p *program
 	t.Cleanup(func() { // after its end
-		if p == nil {
+		if p == nil || r.trouble {
 			return
 		}
 		if line, _ := p.output.find(alarm); line != "" {
@@ -187,6 +198,9 @@ func (r *relay) start(t *testing.T, h *host, c command) *program {
 	})
 	p = h.start(t, c)
 	t.Cleanup(func() { // before its end
+		if r.trouble {
+			return
+		}
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 		if err != nil {
 			t.Errorf("waxwire on the %s ended by itself: %v", h.role, err)
