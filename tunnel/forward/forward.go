@@ -37,7 +37,7 @@ type Event struct {
 	Kind     EventKind
 	Local    Local // with the port that is really listened on
 	Err      error
-	In, Out  int64 // bytes from and to the other end, for Closed
+	In, Out  int64 // bytes from and to the other end
 	Duration time.Duration
 }
 
@@ -154,21 +154,24 @@ func (l *Listener) Serve(ctx context.Context) error {
 
 // serve carries one connection from its accept to its end.
 func (l *Listener) serve(ctx context.Context, c net.Conn) {
-	f := l.f
-	f.total.Add(1)
-	f.open.Add(1)
-	defer f.open.Add(-1)
+	l.f.total.Add(1)
+	l.f.open.Add(1)
+	e := l.carry(ctx, c)
+	l.f.in.Add(e.In)
+	l.f.out.Add(e.Out)
+	l.f.open.Add(-1)
+	l.f.event(e)
+}
+
+func (l *Listener) carry(ctx context.Context, c net.Conn) Event {
 	start := time.Now()
 	st, err := l.openStream(ctx)
 	if err != nil {
 		reset(c)
-		f.event(Event{Kind: Failed, Local: l.local, Err: err})
-		return
+		return Event{Kind: Failed, Local: l.local, Err: err}
 	}
-	opening := &openingStream{Stream: st, opened: func() { f.event(Event{Kind: Opened, Local: l.local}) }}
+	opening := &openingStream{Stream: st, opened: func() { l.f.event(Event{Kind: Opened, Local: l.local}) }}
 	out, in, err := splice(c, opening)
-	f.in.Add(in)
-	f.out.Add(out)
 
 	e := Event{Kind: Closed, Local: l.local, Err: err, In: in, Out: out, Duration: time.Since(start)}
 	if opening.refusal != nil {
@@ -177,7 +180,7 @@ func (l *Listener) serve(ctx context.Context, c net.Conn) {
 			e.Kind = Refused
 		}
 	}
-	f.event(e)
+	return e
 }
 
 // An openingStream is a stream whose verdict is not known yet. Data goes along with the request,

@@ -15,6 +15,9 @@ func TestIdleHoldsNoBuffer(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("there the reader cannot wait without a buffer")
 	}
+	if raceEnabled {
+		t.Skip("under the race detector a sync.Pool drops a part of what it is given")
+	}
 	var made atomic.Int64
 	old := buffers.New
 	buffers.New = func() any { made.Add(1); return old() }
@@ -63,7 +66,7 @@ func TestIdleHoldsNoBuffer(t *testing.T) {
 		c.Close()
 	}
 	wg.Wait()
-	// The pool may lose some to the collector, and under the race detector at random.
+	// The pool may lose some to the collector.
 	if n := made.Load(); n > conns/2 {
 		t.Errorf("%d buffers were made for %d connections of which one at a time had data", n, conns)
 	}
