@@ -157,6 +157,16 @@ func write(t testing.TB, w io.Writer, p string) {
 	}
 }
 
+// send is write and then CloseWrite, for goroutines of a test.
+func send(t testing.TB, s *mux.Stream, p string) {
+	if n, err := s.Write([]byte(p)); n != len(p) || err != nil {
+		t.Errorf("Write of %d bytes: %d, %v", len(p), n, err)
+	}
+	if err := s.CloseWrite(); err != nil {
+		t.Errorf("CloseWrite: %v", err)
+	}
+}
+
 // readFull reads len(want) bytes and compares them.
 func readFull(t testing.TB, r io.Reader, want string) {
 	t.Helper()

@@ -37,10 +37,7 @@ func TestHalfClose(t *testing.T) {
 				}
 				<-time.After(time.Hour) // no limit by default
 				answer := text(1 << 20)
-				go func() {
-					write(t, second, answer)
-					check(t, second.CloseWrite())
-				}()
+				go send(t, second, answer)
 				got, err = io.ReadAll(first)
 				check(t, err)
 				if string(got) != answer {
@@ -75,7 +72,9 @@ func TestPeerClosesWhileWeWrite(t *testing.T) {
 				start := time.Now()
 				go func() {
 					synctest.Wait() // the Write is blocked: nobody reads
-					check(t, tt.end(remote))
+					if err := tt.end(remote); err != nil {
+						t.Error(err)
+					}
 				}()
 				n, err := local.Write(make([]byte, 1<<20))
 				wantStreamError(t, err, tt.code, true)
@@ -160,10 +159,7 @@ func TestStreamNobodyReadsHoldsUpItselfAlone(t *testing.T) {
 		synctest.Wait()
 		local, remote := openPair(t, c, s)
 		want := text(8 << 20)
-		go func() {
-			write(t, local, want)
-			check(t, local.CloseWrite())
-		}()
+		go send(t, local, want)
 		got, err := io.ReadAll(remote)
 		check(t, err)
 		if string(got) != want {
@@ -320,10 +316,7 @@ func TestReadsNeverWaitForWrites(t *testing.T) {
 		for range 4 {
 			local, remote := openPair(t, c, s)
 			for _, st := range []*mux.Stream{local, remote} {
-				go func() {
-					write(t, st, want)
-					check(t, st.CloseWrite())
-				}()
+				go send(t, st, want)
 				go func() {
 					got, err := io.ReadAll(st)
 					if err != nil || string(got) != want {

@@ -357,21 +357,22 @@ func (s *Stream) consumed(n uint64) {
 // write deadline bounds that.
 func (s *Stream) Write(p []byte) (int, error) {
 	h, w := &s.send, &s.mux.w
-	h.slot <- struct{}{} // who has it leaves at every event that ends a Write
+	select {
+	case h.slot <- struct{}{}:
+	default:
+		w.mu.Lock()
+		err := s.writeErrLocked()
+		w.mu.Unlock()
+		if err != nil {
+			return 0, err
+		}
+		h.slot <- struct{}{} // who has it leaves at every event that ends a Write
+	}
 	defer func() { <-h.slot }()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	switch {
-	case h.err != nil:
-		return 0, h.err
-	case w.closing || h.fin || h.over:
-		return 0, net.ErrClosed
-	case !h.ready:
-		return 0, ErrUndecided
-	case h.deadline.expired:
-		return 0, errDeadline
-	case len(p) == 0:
-		return 0, nil
+	if err := s.writeErrLocked(); err != nil || len(p) == 0 {
+		return 0, err
 	}
 	h.pending = p
 	err := w.writeLocked(s)
@@ -382,10 +383,23 @@ func (s *Stream) Write(p []byte) (int, error) {
 	}
 	w.queueLocked(s) // a FIN that waited for the rest of p
 	w.kickLocked()
-	if n == len(p) {
-		err = nil
-	}
 	return n, err
+}
+
+// writeErrLocked is why a Write cannot begin.
+func (s *Stream) writeErrLocked() error {
+	h := &s.send
+	switch {
+	case h.err != nil:
+		return h.err
+	case s.mux.w.closing || h.fin || h.over:
+		return net.ErrClosed
+	case !h.ready:
+		return ErrUndecided
+	case h.deadline.expired:
+		return errDeadline
+	}
+	return nil
 }
 
 // CloseWrite ends our half: after what was written, the other end reads io.EOF. It does not wait.

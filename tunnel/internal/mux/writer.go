@@ -483,12 +483,18 @@ func (w *writer) writeLocked(s *Stream) error {
 		}
 		w.runLocked(s)
 		w.releaseLocked()
+		if w.err != nil {
+			return w.err
+		}
 	}
 	for {
 		if h.baton {
 			h.baton = false
 			w.runLocked(s)
 			w.releaseLocked()
+			if w.err != nil {
+				return w.err
+			}
 		}
 		switch {
 		case len(h.pending) == 0:
