@@ -1,0 +1,5 @@
+//go:build !race
+
+package erase_test
+
+const raceEnabled = false
