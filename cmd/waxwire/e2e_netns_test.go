@@ -39,6 +39,7 @@ const (
 	wireName  = "wire0"                   // the link between the two, on both hosts
 	waitLimit = 30 * time.Second          // for a program to become ready or to end
 	workLimit = 5 * time.Minute           // for a client program to do its work
+	promptly  = 8 * time.Second           // for a program with nothing left to do to end; a drain lasts 10 s
 	hostsFile = "127.0.0.1 localhost\n" + // for both hosts
 		serverIP + " " + relayName + "\n" +
 		"127.0.0.1 " + canaryHost + "\n"
@@ -271,8 +272,12 @@ func (p *program) end(t *testing.T, signal syscall.Signal) {
 	default:
 	}
 	p.cmd.Process.Signal(signal)
+	begin := time.Now()
 	select {
 	case <-p.ended:
+		if took := time.Since(begin); took > promptly {
+			t.Errorf("%s took %v to end, with nothing left to do", p.name, took)
+		}
 	case <-time.After(waitLimit):
 		t.Errorf("%s did not end %v after %v", p.name, waitLimit, signal)
 		syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)

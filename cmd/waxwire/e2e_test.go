@@ -24,7 +24,7 @@ import (
 // TestE2E runs real programs through the real waxwire, between two network namespaces. It needs
 // root, Linux, and the programs:
 //
-//	go test -tags e2e -run TestE2E -v ./cmd/waxwire
+//	go test -count=1 -tags e2e -run TestE2E -v ./cmd/waxwire
 //
 // A part of it whose program is missing is skipped, or fails with WAXWIRE_E2E=require. WAXWIRE_E2E_BINARY
 // names a waxwire to test instead of one built here. With -short the big file is 64 MiB.
