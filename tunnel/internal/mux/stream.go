@@ -466,7 +466,7 @@ func (s *Stream) dropRecv(err error) (tell bool) {
 }
 
 // Reset gives up both ways: unsent and unread bytes are dropped at both ends, whose calls fail
-// with code. After Close it does nothing.
+// with code. A CloseWrite whose FIN has left stands. After Close it does nothing.
 func (s *Stream) Reset(code message.Code) error {
 	return s.abandon(code, &StreamError{Code: code}, true)
 }
@@ -485,6 +485,10 @@ func (s *Stream) abandon(code message.Code, err error, reset bool) error {
 	}
 	h, w := &s.send, &s.mux.w
 	w.mu.Lock()
+	if h.closed {
+		w.mu.Unlock()
+		return nil
+	}
 	h.closed = true
 	switch {
 	case h.over:
