@@ -15,7 +15,8 @@ import (
 )
 
 // TestTamper flips bits of every byte of every message. The message must be refused without a
-// payload; where the pattern has no key yet, the next message.
+// payload; where the pattern has no key yet, the next message. In patterns that waxwire does not
+// speak on the wire, every seventh byte of a long middle part will do.
 func TestTamper(t *testing.T) {
 	for _, pattern := range []cipher.Pattern{cipher.IKhfs, cipher.IKhfsPSK2, "XXhfs", "NNhfs+psk0", "IK", "XX", "NN"} {
 		t.Run(string(pattern), func(t *testing.T) {
@@ -26,6 +27,8 @@ func TestTamper(t *testing.T) {
 					bits := []byte{1 << (i % 8)}
 					if i < 48 || i >= len(good[n])-64 { // keys, tags and payload; between is the KEM's part
 						bits = []byte{0x01, 0x10, 0x80}
+					} else if !has(pattern, "IKhfs") && i%7 != 0 {
+						continue // not on the wire of version 1
 					}
 					for _, bit := range bits {
 						bad := bytes.Clone(good[n])
