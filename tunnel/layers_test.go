@@ -16,7 +16,8 @@ const module = "waxwire.example/waxwire"
 // Imports point down only, so that who reads a package needs to know nothing of those above it.
 var layers = map[string][]string{
 	"keys/internal/bech32":       {},
-	"keys/erase":                 {},
+	"keys/erase/internal/regs":   {},
+	"keys/erase":                 {"keys/erase/internal/regs"},
 	"keys":                       {"keys/erase", "keys/internal/bech32"},
 	"cipher":                     {"keys", "keys/erase"},
 	"tunnel/internal/message":    {},

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -154,6 +155,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	arrived := time.Now()
 	if err := s.init(); err != nil {
 		s.log.Error("server is not usable", "err", err)
+		closeUpgrade(w, r)
 		http.Error(w, "500 internal server error", http.StatusInternalServerError)
 		return
 	}
@@ -171,12 +173,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.tooBusy(w, r)
 		return
 	}
-	ws, e, peer, ok := s.upgrade(w, r, hello)
-	if !ok {
-		leave()
+	v := s.decide(r, hello)
+	if v.established == nil {
+		leave() // the answer may be a slow one
+		v.answer(w, r)
 		return
 	}
-	conn := secure.New(ws, e, s.timing)
+	ws, err := wsconn.Accept(w, r, wsconn.EncodeHello(v.hello), s.handshake.Max)
+	if err != nil {
+		leave()
+		v.established.Wipe()
+		s.log.Debug("upgrade", "peer", v.peer.Name, "err", err)
+		return
+	}
+	conn := secure.New(ws, v.established, s.timing)
 	s.mu.Lock()
 	if s.stopped {
 		s.mu.Unlock()
@@ -186,7 +196,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.tasks.Go(func() {
 		defer leave()
-		s.confirm(conn, e, peer, arrived.Add(s.confirmTimeout()))
+		s.confirm(conn, v, arrived.Add(s.confirmTimeout()))
 	})
 	s.mu.Unlock()
 }
@@ -228,6 +238,9 @@ func (s *Server) notFound(w http.ResponseWriter, r *http.Request) {
 			r = r.Clone(r.Context())
 			r.Header.Del(wsconn.HelloHeader)
 		}
+		if wsconn.IsUpgrade(r) {
+			w = &upgradeCloser{ResponseWriter: w}
+		}
 		s.Fallback.ServeHTTP(w, r)
 		return
 	}
@@ -240,6 +253,40 @@ func (s *Server) tooBusy(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Retry-After", "1")
 	http.Error(w, "503 service unavailable", http.StatusServiceUnavailable)
 }
+
+// upgradeCloser makes a fallback's refusal to switch protocols one that closes the connection, and
+// leaves its consent alone: the fallback may have WebSockets of its own.
+type upgradeCloser struct {
+	http.ResponseWriter
+	answered bool
+}
+
+func (u *upgradeCloser) WriteHeader(status int) {
+	if !u.answered && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		u.answered = true
+		if status != http.StatusSwitchingProtocols {
+			u.Header().Set("Connection", "close")
+			u.Header().Set("Cache-Control", "no-store")
+		}
+	}
+	u.ResponseWriter.WriteHeader(status)
+}
+
+func (u *upgradeCloser) Write(p []byte) (int, error) {
+	if !u.answered {
+		u.WriteHeader(http.StatusOK)
+	}
+	return u.ResponseWriter.Write(p)
+}
+
+// Hijack and Flush are for handlers that ask for them by type.
+func (u *upgradeCloser) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(u.ResponseWriter).Hijack()
+}
+
+func (u *upgradeCloser) Flush() { http.NewResponseController(u.ResponseWriter).Flush() }
+
+func (u *upgradeCloser) Unwrap() http.ResponseWriter { return u.ResponseWriter }
 
 func closeUpgrade(w http.ResponseWriter, r *http.Request) {
 	if wsconn.IsUpgrade(r) {
@@ -255,48 +302,47 @@ func (s *Server) full() bool {
 	return s.stopped || len(s.live) >= bound(s.Limits.Connections, 10000)
 }
 
-// upgrade opens the hello, looks at who it is, and answers. Only with ok does the connection go on.
-func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, hello []byte) (*wsconn.Conn, *secure.Established, keys.Peer, bool) {
+// verdict is what a server makes of a hello: a connection, or how to answer.
+type verdict struct {
+	answer func(http.ResponseWriter, *http.Request) // set if established is nil
+
+	established *secure.Established
+	hello       []byte // for the client
+	session     bool   // a Tunnel, not a plain Conn
+	peer        keys.Peer
+}
+
+// decide opens a hello and looks at who it is. It answers nothing itself: that can take long, and a
+// turn to compute is not held meanwhile.
+func (s *Server) decide(r *http.Request, hello []byte) verdict {
 	done, ok := s.admit.compute(r.Context())
 	if !ok {
-		s.tooBusy(w, r)
-		return nil, nil, keys.Peer{}, false
+		return verdict{answer: s.tooBusy}
 	}
-	defer sync.OnceFunc(done)()
+	defer done()
 	opened, err := secure.OpenHello(&s.handshake, hello)
 	if err != nil {
-		s.notFound(w, r)
-		return nil, nil, keys.Peer{}, false
+		return verdict{answer: s.notFound}
 	}
 	defer opened.Wipe()
 	peer, enrolled := s.Peers.Lookup(opened.Peer)
-	reason, answer := s.judge(opened, enrolled)
-	if !s.replays.Insert(opened.ID, reason == 0) {
+	reason, session := s.judge(opened, enrolled)
+	if !s.replays.Insert(opened.ID, enrolled) {
 		s.log.Debug("hello repeated", "peer", opened.Peer.Short(), "addr", r.RemoteAddr)
-		s.notFound(w, r)
-		return nil, nil, keys.Peer{}, false
+		return verdict{answer: s.notFound}
 	}
 	if reason != 0 {
-		s.refuse(w, r, opened, peer, reason)
-		return nil, nil, keys.Peer{}, false
+		return s.refuse(r, opened, peer, reason)
 	}
 	if !s.admit.peer(opened.Peer) {
-		s.tooBusy(w, r)
-		return nil, nil, keys.Peer{}, false
+		return verdict{answer: s.tooBusy}
 	}
-	text, e, err := opened.Accept(answer)
+	text, e, err := opened.Accept(session)
 	if err != nil {
 		s.log.Error("handshake", "err", err)
-		s.notFound(w, r)
-		return nil, nil, keys.Peer{}, false
+		return verdict{answer: s.notFound}
 	}
-	ws, err := wsconn.Accept(w, r, wsconn.EncodeHello(text), s.handshake.Max)
-	if err != nil {
-		e.Wipe()
-		s.log.Debug("upgrade", "peer", peer.Name, "err", err)
-		return nil, nil, keys.Peer{}, false
-	}
-	return ws, e, peer, true
+	return verdict{established: e, hello: text, session: session != nil, peer: peer}
 }
 
 // judge decides about a hello that could be opened: 0 and the session field of the answer, or the
@@ -341,27 +387,28 @@ func (s *Server) liveOfLocked(key keys.PublicKey) int {
 }
 
 // refuse tells a client that knows this server why it may not connect, so that only it can read it.
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, o *secure.Opened, peer keys.Peer, reason secure.RefusedReason) {
+func (s *Server) refuse(r *http.Request, o *secure.Opened, peer keys.Peer, reason secure.RefusedReason) verdict {
 	if !s.admit.refusals.Allow() {
-		s.tooBusy(w, r)
-		return
+		return verdict{answer: s.tooBusy}
 	}
 	s.log.Warn("refused", "reason", RefusedReason(reason), "peer", peer.Name,
 		"key", o.Peer, "fingerprint", o.Peer.Fingerprint(), "addr", r.RemoteAddr)
-	answer, err := o.Refuse(reason, time.Time{})
+	hello, err := o.Refuse(reason, time.Time{})
 	if err != nil {
 		s.log.Error("handshake", "err", err)
-		s.notFound(w, r)
-		return
+		return verdict{answer: s.notFound}
 	}
-	closeUpgrade(w, r)
-	w.Header().Set(wsconn.HelloHeader, wsconn.EncodeHello(answer))
-	http.NotFound(w, r)
+	return verdict{answer: func(w http.ResponseWriter, r *http.Request) {
+		closeUpgrade(w, r)
+		w.Header().Set(wsconn.HelloHeader, wsconn.EncodeHello(hello))
+		http.NotFound(w, r)
+	}}
 }
 
 // confirm waits for the client's first record, which proves that the hello was not a replay, and only
 // then lets the connection count. PROTOCOL.md §4.
-func (s *Server) confirm(conn *secure.Conn, e *secure.Established, peer keys.Peer, deadline time.Time) {
+func (s *Server) confirm(conn *secure.Conn, v verdict, deadline time.Time) {
+	peer := v.peer
 	ctx, cancel := context.WithDeadline(s.base, deadline)
 	err := conn.Start(ctx)
 	cancel()
@@ -370,7 +417,7 @@ func (s *Server) confirm(conn *secure.Conn, e *secure.Established, peer keys.Pee
 		s.log.Debug("never confirmed", "peer", peer.Name, "addr", conn.RemoteAddr(), "err", err)
 		return
 	}
-	if e.Session == nil {
+	if !v.session {
 		c := newConn(conn)
 		m := &member{peer: peer, close: func(code message.Code, reason string) { conn.Close(code, reason) }}
 		if s.add(conn, m) {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"unicode/utf8"
 )
 
 // A Code says why something ended or was refused. CLOSE records, END segments and REFUSED, RESET
@@ -53,6 +55,19 @@ func (c Code) String() string {
 
 // MaxReason is the longest text that travels beside a code, in bytes of UTF-8. PROTOCOL.md §4.
 const MaxReason = 120
+
+// CutReason makes a text fit beside a code: valid UTF-8 of at most [MaxReason] bytes.
+func CutReason(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= MaxReason {
+		return s
+	}
+	end := MaxReason
+	for !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end]
+}
 
 var (
 	// ErrTruncated says that the connection ended without a sealed CLOSE: nothing vouches for

@@ -2,7 +2,7 @@
 // messages, reliably and in order, both ways. Each layer of the stack takes one, adds one promise
 // and is one again: wsconn, secure, session; mux stands on top of the last.
 //
-// It also holds what all layers must agree on: the table of close codes (PROTOCOL.md §5), the
+// It also holds what all layers must agree on: the table of codes (PROTOCOL.md §8), the
 // errors by which a connection can end, and [Pipe], a pair of connected Conns in memory for tests.
 package message
 

@@ -63,14 +63,16 @@ func (c *Conn) wipe() {
 	c.rx.Unlock()
 }
 
-// stopTasks lets no further task start and wakes who waits for a PONG.
+// stopTasks lets no further task start.
 func (c *Conn) stopTasks() {
 	k := &c.ctl
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.ended = true
-	if k.timer != nil {
-		k.timer.Stop()
+	for _, t := range []*time.Timer{k.timer, k.pingTimer} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 }
 
@@ -103,6 +105,6 @@ func (c *Conn) Kill(err error) {
 
 // protocolError ends the Conn because the other end, which did prove itself, broke a rule.
 func (c *Conn) protocolError(what string) error {
-	c.end(ending{err: message.ErrRecord, sealed: true, code: message.ProtocolError, reason: what, websocket: wsViolation})
+	c.end(ending{err: message.ErrRecord, sealed: true, code: message.ProtocolError, reason: what, websocket: wsViolation, await: true})
 	return c.err
 }

@@ -143,7 +143,9 @@ func (c *Conn) Start(ctx context.Context) error {
 	if c.client {
 		c.carrier.SetReadLimit(c.max)
 		c.carrier.Confirmed()
+		stop := context.AfterFunc(ctx, c.carrier.Interrupt)
 		c.firstPing()
+		stop()
 		if err := c.Err(); err != nil {
 			return err
 		}
@@ -185,6 +187,7 @@ func (c *Conn) ReadMessage(ctx context.Context) ([]byte, error) {
 	select {
 	case <-c.ended:
 		<-c.done
+		c.carrier.Release()
 		return nil, c.err
 	default:
 	}
@@ -397,11 +400,8 @@ func (c *Conn) Err() error {
 }
 
 func appendClose(dst []byte, code message.Code, reason string) []byte {
-	for len(reason) > message.MaxReason || !utf8.ValidString(reason) {
-		reason = reason[:min(len(reason), message.MaxReason+1)-1]
-	}
 	dst = binary.BigEndian.AppendUint16(append(dst, recordClose), uint16(code))
-	return append(dst, reason...)
+	return append(dst, message.CutReason(reason)...)
 }
 
 func parseClose(body []byte) (code message.Code, reason string, ok bool) {

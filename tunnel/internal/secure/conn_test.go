@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -223,5 +224,27 @@ func TestDeadPeerIsNoticed(t *testing.T) {
 		if took := time.Since(begin); took > 35*time.Second || took < 15*time.Second {
 			t.Errorf("noticed after %v, want 18 to 35 s", took)
 		}
+	})
+}
+
+// However often a program asks, the other end gets no more PINGs than it puts up with.
+func TestPingsArePaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newTestPair(t, secure.DefaultMax, secure.PadNone)
+		defer p.close()
+		go p.client.ReadMessage(context.Background())
+		go p.server.ReadMessage(context.Background())
+		var all sync.WaitGroup
+		for range 10 {
+			all.Go(func() {
+				for range 200 {
+					if _, err := p.client.Ping(t.Context()); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		all.Wait()
 	})
 }

@@ -11,8 +11,12 @@ import (
 	"waxwire.example/waxwire/tunnel/internal/message"
 )
 
-// pingSize is the body of a PING, which its PONG repeats.
-const pingSize = 8
+const (
+	// pingSize is the body of a PING, which its PONG repeats.
+	pingSize = 8
+	// pingPause keeps PINGs well below what the other end's bucket takes. PROTOCOL.md §4.
+	pingPause = 100 * time.Millisecond
+)
 
 // control is what has to be sent although nobody is writing, and what is known of the other end's
 // being alive.
@@ -27,10 +31,15 @@ type control struct {
 	pong    [pingSize]byte // the newest PING to answer
 	pingDue bool
 
+	// One PING is open at a time, and the next one leaves no sooner than pingPause after it: the other
+	// end takes few of them.
 	pingID     uint64
-	pingSent   time.Time // zero: no PING is unanswered
-	pingWaits  []chan<- struct{}
-	rtts       [4]time.Duration // of the last PINGs
+	pingLast   time.Time              // when the last one left
+	pingSent   time.Time              // the same; zero: it has been answered
+	pingTimer  *time.Timer            // until the next one may leave
+	openWaits  []chan<- time.Duration // who waits for its PONG
+	nextWaits  []chan<- time.Duration // who waits for the next one's
+	rtts       [4]time.Duration       // of the last PINGs
 	rttCount   int
 	interval   time.Duration
 	deadBefore time.Duration // how long an answer may take
@@ -81,12 +90,11 @@ func (c *Conn) Epochs() uint64 {
 
 // Ping asks the other end for a sign of life and returns how long it took.
 func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
-	wait := make(chan struct{})
-	begin := time.Now()
+	wait := make(chan time.Duration, 1)
 	c.requestPing(wait)
 	select {
-	case <-wait:
-		return time.Since(begin), nil
+	case rtt := <-wait:
+		return rtt, nil
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	case <-c.ended:
@@ -115,13 +123,11 @@ func (c *Conn) firstPing() {
 	c.sendDue()
 }
 
-func (c *Conn) requestPing(wait chan<- struct{}) {
+func (c *Conn) requestPing(wait chan<- time.Duration) {
 	c.ctl.mu.Lock()
 	defer c.ctl.mu.Unlock()
 	c.ctl.pingDue = true
-	if wait != nil {
-		c.ctl.pingWaits = append(c.ctl.pingWaits, wait)
-	}
+	c.ctl.nextWaits = append(c.ctl.nextWaits, wait)
 	c.sendSoonLocked()
 }
 
@@ -142,13 +148,17 @@ func (c *Conn) takePong(body [pingSize]byte) bool {
 	if k.pingSent.IsZero() || binary.BigEndian.Uint64(body[:]) != k.pingID {
 		return false
 	}
-	k.rtts[k.rttCount%len(k.rtts)] = time.Since(k.pingSent)
+	rtt := time.Since(k.pingSent)
+	k.rtts[k.rttCount%len(k.rtts)] = rtt
 	k.rttCount++
 	k.pingSent = time.Time{}
-	for _, w := range k.pingWaits {
-		close(w)
+	for _, w := range k.openWaits {
+		w <- rtt
 	}
-	k.pingWaits = nil
+	k.openWaits = nil
+	if k.pingDue {
+		c.sendSoonLocked()
+	}
 	return true
 }
 
@@ -165,23 +175,15 @@ func (c *Conn) sendSoonLocked() {
 
 func (c *Conn) sendDue() {
 	for {
-		record, ping := c.nextDue()
-		if record == nil {
-			return
-		}
-		if ping {
-			c.ctl.mu.Lock()
-			c.ctl.pingSent = time.Now() // an answer may come before the write returns
-			c.ctl.mu.Unlock()
-		}
-		if c.writeRecord(context.Background(), record, c.timing.Write) != nil {
+		record := c.nextDue()
+		if record == nil || c.writeRecord(context.Background(), record, c.timing.Write) != nil {
 			return
 		}
 	}
 }
 
 // nextDue returns the next record to send, nil if nothing is due: then the task ends.
-func (c *Conn) nextDue() (record []byte, ping bool) {
+func (c *Conn) nextDue() []byte {
 	k := &c.ctl
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -189,14 +191,39 @@ func (c *Conn) nextDue() (record []byte, ping bool) {
 	case k.ended:
 	case k.pongDue:
 		k.pongDue = false
-		return append([]byte{recordPong}, k.pong[:]...), false
-	case k.pingDue:
+		return append([]byte{recordPong}, k.pong[:]...)
+	case k.pingDue && c.mayPingLocked():
 		k.pingDue = false
 		k.pingID++
-		return binary.BigEndian.AppendUint64([]byte{recordPing}, k.pingID), true
+		k.pingLast = time.Now()
+		k.pingSent = k.pingLast // an answer may come before the write returns
+		k.openWaits, k.nextWaits = append(k.openWaits, k.nextWaits...), nil
+		return binary.BigEndian.AppendUint64([]byte{recordPing}, k.pingID)
 	}
 	k.sending = false
-	return nil, false
+	return nil
+}
+
+// mayPingLocked reports whether a PING may leave now. If not, something will see to it later: the
+// PONG that is awaited, or a timer.
+func (c *Conn) mayPingLocked() bool {
+	k := &c.ctl
+	if !k.pingSent.IsZero() {
+		return false
+	}
+	pause := pingPause - time.Since(k.pingLast)
+	if k.pingLast.IsZero() || pause <= 0 {
+		return true
+	}
+	if k.pingTimer == nil {
+		k.pingTimer = time.AfterFunc(pause, func() {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.pingTimer = nil
+			c.sendSoonLocked()
+		})
+	}
+	return false
 }
 
 // startTicking begins to watch over the other end's being alive.
@@ -209,7 +236,7 @@ func (c *Conn) startTicking() {
 }
 
 // tick sends a PING after silence in either direction, and gives the other end up if nothing at all
-// has come since a PING went unanswered. PROTOCOL.md §6.
+// has come since a PING went unanswered. PROTOCOL.md §4.
 func (c *Conn) tick() {
 	k := &c.ctl
 	k.mu.Lock()
@@ -226,7 +253,10 @@ func (c *Conn) tick() {
 	next := k.interval - max(now.Sub(sent), now.Sub(received))
 	if next <= 0 {
 		next = k.interval
-		if k.pingSent.IsZero() || received.After(k.pingSent) {
+		if received.After(k.pingSent) { // it lives, and owes no answer any more
+			k.pingSent = time.Time{}
+		}
+		if k.pingSent.IsZero() {
 			k.pingDue = true
 			c.sendSoonLocked()
 		}

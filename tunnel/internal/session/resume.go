@@ -47,10 +47,12 @@ func Answer(request []byte) ([]byte, error) {
 	return binary.BigEndian.AppendUint32(b, 0), nil // lifetime in seconds: not kept
 }
 
-// ParseAnswer reads the server's session field.
+// ParseAnswer reads the server's session field. A lifetime other than zero would make the server keep
+// what nobody here acknowledges, until it stalls: it is refused.
 func ParseAnswer(b []byte) (ID, error) {
 	if len(b) != answerSize || b[0] != statusNew && b[0] != statusUnknown ||
-		binary.BigEndian.Uint32(b[17:]) != 1 || binary.BigEndian.Uint64(b[21:]) != 0 {
+		binary.BigEndian.Uint32(b[17:]) != 1 || binary.BigEndian.Uint64(b[21:]) != 0 ||
+		binary.BigEndian.Uint32(b[29:]) != 0 {
 		return ID{}, errField
 	}
 	return ID(b[1:17]), nil

@@ -22,6 +22,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/time/rate"
+
 	"waxwire.example/waxwire/tunnel/internal/message"
 )
 
@@ -47,6 +49,8 @@ type Conn struct {
 	sent    atomic.Uint64 // counted segments
 	endSent atomic.Bool
 
+	idle *rate.Limiter // what advances nothing draws on it; PROTOCOL.md §4
+
 	peerEnd chan struct{} // closed when the other end's END has come
 	gotEnd  atomic.Bool
 
@@ -56,7 +60,7 @@ type Conn struct {
 
 // New begins a session on a connection.
 func New(below message.Conn) *Conn {
-	return &Conn{below: below, peerEnd: make(chan struct{})}
+	return &Conn{below: below, idle: rate.NewLimiter(20, 64), peerEnd: make(chan struct{})}
 }
 
 // ReadMessage returns the frames of the next segment, valid until the next call. [io.EOF] means that
@@ -81,7 +85,13 @@ func (c *Conn) ReadMessage(ctx context.Context) ([]byte, error) {
 			if len(body) != 8 || binary.BigEndian.Uint64(body) > c.sent.Load() {
 				return nil, c.protocolError("bad ACK")
 			}
+			if !c.idle.Allow() {
+				return nil, c.protocolError("too many segments that move nothing")
+			}
 		case segmentDatagram: // of a flow that is not known
+			if !c.idle.Allow() {
+				return nil, c.protocolError("too many segments that move nothing")
+			}
 		case segmentEnd:
 			if len(body) < 2 || len(body) > 2+message.MaxReason || !utf8.Valid(body[2:]) {
 				return nil, c.protocolError("bad END")
@@ -162,13 +172,10 @@ func (c *Conn) Close(code message.Code, reason string) error {
 func (c *Conn) end(reason string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), endWait)
 	defer cancel()
-	for len(reason) > message.MaxReason {
-		reason = reason[:len(reason)-1]
-	}
 	buf := make([]byte, message.Headroom, message.Headroom+3+message.MaxReason)
 	buf = append(buf, segmentEnd)
 	buf = binary.BigEndian.AppendUint16(buf, uint16(message.OK))
-	buf = append(buf, reason...)
+	buf = append(buf, message.CutReason(reason)...)
 	c.sent.Add(1)
 	c.endSent.Store(true)
 	if c.below.WriteMessage(ctx, buf, message.Headroom) != nil {

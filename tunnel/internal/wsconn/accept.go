@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/gorilla/websocket"
@@ -22,7 +23,7 @@ func ParseRequest(r *http.Request, size int) (hello []byte, ok bool) {
 	if r.Method != http.MethodGet || r.ProtoMajor != 1 || r.ProtoMinor < 1 ||
 		r.ContentLength != 0 || len(r.TransferEncoding) != 0 ||
 		!hasToken(h, "Connection", "upgrade") || !hasToken(h, "Upgrade", "websocket") ||
-		!hasToken(h, "Sec-WebSocket-Protocol", Protocol) {
+		!slices.Contains(tokens(h, "Sec-WebSocket-Protocol"), Protocol) {
 		return nil, false
 	}
 	if v := h.Values("Sec-WebSocket-Version"); len(v) != 1 || v[0] != "13" {
@@ -59,16 +60,20 @@ func validKey(s string) bool {
 	return err == nil && len(b) == 16
 }
 
-// hasToken looks for a token in a comma-separated field, as RFC 9110 §5.6.1 has it.
-func hasToken(h http.Header, field, token string) bool {
+// tokens are the members of a comma-separated field, as RFC 9110 §5.6.1 has it.
+func tokens(h http.Header, field string) []string {
+	var all []string
 	for _, v := range h.Values(field) {
 		for t := range strings.SplitSeq(v, ",") {
-			if strings.EqualFold(strings.TrimSpace(t), token) {
-				return true
-			}
+			all = append(all, strings.TrimSpace(t))
 		}
 	}
-	return false
+	return all
+}
+
+// hasToken looks for a token that is compared without regard to case.
+func hasToken(h http.Header, field, token string) bool {
+	return slices.ContainsFunc(tokens(h, field), func(t string) bool { return strings.EqualFold(t, token) })
 }
 
 // Accept answers a good request with a 101 that carries hello, and takes the connection over. On an

@@ -75,6 +75,7 @@ func TestParseRequest(t *testing.T) {
 		{"key of 15 bytes", replace("Sec-WebSocket-Key", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAA"), false},
 		{"two keys", add("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="), false},
 		{"another subprotocol", replace("Sec-WebSocket-Protocol", "Sec-WebSocket-Protocol: waxwire.2"), false},
+		{"the subprotocol in capitals", replace("Sec-WebSocket-Protocol", "Sec-WebSocket-Protocol: WAXWIRE.1"), false},
 		{"no hello", replace("Waxwire-Hello", "X: y"), false},
 		{"two hellos", add("Waxwire-Hello: " + good), false},
 		{"hello one character short", replace("Waxwire-Hello", "Waxwire-Hello: "+good[1:]), false},
