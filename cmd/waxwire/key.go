@@ -102,12 +102,9 @@ func (a *app) keyFingerprintCommand() *cobra.Command {
 		Short: "Print the fingerprint of this identity, or of a public key, to compare aloud",
 		Example: `  waxwire key fingerprint
   waxwire key fingerprint wax1...`,
-		Args: cobra.MatchAll(cobra.ArbitraryArgs, func(cmd *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return needs("wax1...")(cmd, args[:2])
-			}
-			return nil
-		}),
+		Args: func(cmd *cobra.Command, args []string) error {
+			return needs(make([]string, min(len(args), 1))...)(cmd, args)
+		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			var info keyInfo
 			if len(args) == 1 {

@@ -291,7 +291,7 @@ func (a *app) peersAllowCommand() *cobra.Command {
 		Short: "Let a peer do more",
 		Example: `  waxwire peers allow laptop connect=localhost:5432
   waxwire peers allow laptop 'connect=*.internal:443' connect=10.0.0.0/8:22`,
-		Args:              needs("NAME", "PERMISSION..."),
+		Args:              needs("NAME", "PERMISSION+"),
 		ValidArgsFunction: a.completePeers,
 		RunE: func(_ *cobra.Command, args []string) error {
 			return a.changePeer(args[0], args[1:], func(have, given []keys.Permission) ([]keys.Permission, error) {
@@ -312,7 +312,7 @@ func (a *app) peersDenyCommand() *cobra.Command {
 		Short: "Take permissions from a peer, as \"peers show\" prints them",
 		Example: `  waxwire peers deny laptop connect=localhost:5432
   waxwire peers deny laptop message files`,
-		Args: needs("NAME", "PERMISSION..."),
+		Args: needs("NAME", "PERMISSION+"),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			if len(args) == 0 {
 				return a.completePeers(cmd, args, typed)

@@ -235,18 +235,18 @@ func kindOf(f *pflag.Flag) string {
 	}
 }
 
-// needs is the Args of commands that take words: at least the named ones, more if the last ends
-// in "...".
+// needs is the Args of commands that take words: the named ones, of the last any number if it ends
+// in a +.
 func needs(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		many := len(names) > 0 && strings.HasSuffix(names[len(names)-1], "...")
+		many := len(names) > 0 && strings.HasSuffix(names[len(names)-1], "+")
 		if len(args) == len(names) || many && len(args) > len(names) {
 			return nil
 		}
 		path := strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
 		form := "Form: " + cmd.UseLine()
 		if len(args) < len(names) {
-			missing := strings.TrimSuffix(names[len(args)], "...")
+			missing := strings.TrimSuffix(names[len(args)], "+")
 			return fail(codeUsage, nil, fmt.Sprintf("%q: %s is missing", path, missing), form)
 		}
 		return fail(codeUsage, nil, fmt.Sprintf("%q: %q is one word too many", path, visible(args[len(names)])), form)

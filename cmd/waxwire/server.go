@@ -203,10 +203,10 @@ func (a *app) keepFresh(ctx context.Context, dir *keys.PeerDir, hangups <-chan o
 			return
 		case <-tick.C:
 		case <-hangups:
-			a.log.Info("reading files again")
 			if err := reload(); err != nil {
 				a.log.Warn("the TLS files stay as they were", "err", err)
 			}
+			a.log.Info("files were read again")
 		}
 		for _, err := range dir.Refresh() {
 			a.sayBrokenPeer(err)

@@ -37,11 +37,15 @@ func (a *app) dumpOnSignal(counters func() []any) (stop func()) {
 			select {
 			case <-c:
 				var b strings.Builder
+				fmt.Fprintf(&b, "goroutines=%d", runtime.NumGoroutine())
+				for c := counters(); len(c) > 1; c = c[2:] {
+					fmt.Fprintf(&b, " %v=%v", c[0], c[1])
+				}
+				b.WriteByte('\n')
 				pprof.Lookup("goroutine").WriteTo(&b, 1)
-				a.log.Info("counters", append([]any{"goroutines", runtime.NumGoroutine()}, counters()...)...)
 				for line := range strings.Lines(b.String()) {
 					if line = strings.TrimSpace(line); line != "" {
-						a.ui.write("# " + line)
+						a.ui.write("# " + line) // as asked for, whatever the level of the log
 					}
 				}
 			case <-done:

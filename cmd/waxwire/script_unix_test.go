@@ -1,0 +1,7 @@
+//go:build unix
+
+package main
+
+import "syscall"
+
+const sigUSR1 = syscall.SIGUSR1
