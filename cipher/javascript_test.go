@@ -226,10 +226,16 @@ func identity(t *testing.T, secret, public string) *keys.Identity {
 	return id
 }
 
-// TestJavaScriptLive talks to a running JavaScript peer, with fresh keys on both ends.
+// TestJavaScriptLive talks to a running JavaScript peer, with fresh keys on both ends. It is skipped
+// without node or the peer's packages. WAXWIRE_INTEROP names another node_modules than the peer's
+// own, or says "require" where both must be there.
 func TestJavaScriptLive(t *testing.T) {
 	modules := os.Getenv("WAXWIRE_INTEROP")
-	if modules == "" {
+	missing := t.Skipf
+	if modules == "require" {
+		missing = t.Fatalf
+	}
+	if modules == "" || modules == "require" {
 		modules = filepath.Join("testdata", "interop", "node_modules")
 	}
 	modules, err := filepath.Abs(modules)
@@ -240,10 +246,10 @@ func TestJavaScriptLive(t *testing.T) {
 	// vectors above.
 	node, err := exec.LookPath("node")
 	if err != nil {
-		t.Skip("node is not installed")
+		missing("node is not installed")
 	}
 	if _, err := os.Stat(filepath.Join(modules, "@noble", "post-quantum")); err != nil {
-		t.Skipf("no JavaScript packages in %s: run \"npm ci\" in cipher/testdata/interop", modules)
+		missing("no JavaScript packages in %s: run \"npm ci\" in cipher/testdata/interop", modules)
 	}
 
 	t.Run("vectors", func(t *testing.T) {
