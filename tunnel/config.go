@@ -33,6 +33,9 @@ type Config struct {
 	// 131072. Lower it for gateways that refuse large ones; both ends' limits hold for both ways.
 	MaxMessage int
 
+	// Padding blurs the lengths of what this end sends. Zero: [PadNone].
+	Padding Padding
+
 	// TLS is for wss:// URLs. Nil: the system's roots, and the URL's host name.
 	TLS *tls.Config
 	// NetDial makes the network connection. Nil: a [net.Dialer].
@@ -49,6 +52,16 @@ type Config struct {
 	timing secure.Timing // tests shorten it
 }
 
+// Padding says how the lengths of records are blurred, at the price of some bytes.
+type Padding uint8
+
+// The policies. PROTOCOL.md §4.
+const (
+	PadNone  = Padding(secure.PadNone)  // lengths are what they are
+	PadBlock = Padding(secure.PadBlock) // to a multiple of 64 bytes
+	PadPadme = Padding(secure.PadPadme) // to few distinct lengths, at most 12 % more (Padmé)
+)
+
 const defaultHandshakeTimeout = 20 * time.Second
 
 func (c *Config) check() error {
@@ -58,10 +71,10 @@ func (c *Config) check() error {
 	case c.ServerKey == keys.PublicKey{}:
 		return errors.New("tunnel: Config.ServerKey is missing: a server is only trusted by its key")
 	}
-	return checkCommon(c.Service, c.Suite, c.MaxMessage)
+	return checkCommon(c.Service, c.Suite, c.MaxMessage, c.Padding)
 }
 
-func checkCommon(service string, suite cipher.Suite, max int) error {
+func checkCommon(service string, suite cipher.Suite, max int, padding Padding) error {
 	switch {
 	case len(service) > secure.MaxService:
 		return fmt.Errorf("tunnel: Service is longer than %d bytes", secure.MaxService)
@@ -69,6 +82,8 @@ func checkCommon(service string, suite cipher.Suite, max int) error {
 		return fmt.Errorf("tunnel: Suite %d does not exist", suite)
 	case max != 0 && (max < secure.MinMax || max > secure.MaxMax):
 		return fmt.Errorf("tunnel: MaxMessage must be from %d to %d", secure.MinMax, secure.MaxMax)
+	case padding > PadPadme:
+		return fmt.Errorf("tunnel: Padding %d does not exist", padding)
 	}
 	return nil
 }

@@ -64,6 +64,9 @@ func (c *Conn) Peer() keys.PublicKey { return c.conn.Peer() }
 // authentication of the program's own to this one.
 func (c *Conn) Binding() [32]byte { return c.conn.Binding() }
 
+// Bytes are the sealed bytes that were sent and received, without WebSocket framing.
+func (c *Conn) Bytes() (sent, received uint64) { return c.conn.Bytes() }
+
 // RemoteAddr is the other end of the network connection: a proxy's, if one is in between.
 func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
 

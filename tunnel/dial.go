@@ -58,6 +58,7 @@ func dial(ctx context.Context, target string, cfg *Config, request []byte) (*sec
 	max := maxMessage(cfg.MaxMessage)
 	hello, text, err := secure.NewHello(&secure.Config{
 		Identity: cfg.Identity, Service: cfg.Service, Suite: cfg.Suite, Max: max,
+		Padding: secure.Padding(cfg.Padding),
 	}, cfg.ServerKey, target, request)
 	if err != nil {
 		return nil, nil, publicError(err)

@@ -60,10 +60,11 @@ type Server struct {
 	// TrustedProxies lists whose X-Forwarded-For counts for limits by source.
 	TrustedProxies []netip.Prefix
 
-	// Service, Suite and MaxMessage are those of [Config].
+	// Service, Suite, MaxMessage and Padding are those of [Config].
 	Service    string
 	Suite      cipher.Suite
 	MaxMessage int
+	Padding    Padding
 	// PlainConns accepts clients that ask for a [Conn] instead of a Tunnel; AcceptConn must be called.
 	PlainConns bool
 	// Limits bounds what clients may cost.
@@ -116,11 +117,12 @@ func (s *Server) init() error {
 		case s.Peers == nil:
 			s.initErr = errors.New("tunnel: Server.Peers is missing")
 		default:
-			s.initErr = checkCommon(s.Service, s.Suite, s.MaxMessage)
+			s.initErr = checkCommon(s.Service, s.Suite, s.MaxMessage, s.Padding)
 		}
 		s.log = loggerOrDiscard(s.Logger)
 		s.handshake = secure.Config{
 			Identity: s.Identity, Service: s.Service, Suite: s.Suite, Max: maxMessage(s.MaxMessage),
+			Padding: secure.Padding(s.Padding),
 		}
 		s.admit = newAdmission(s.Limits)
 		s.tunnels = make(chan *Tunnel, acceptBacklog)

@@ -141,6 +141,52 @@ func TestStreamBothWaysWithHalfClose(t *testing.T) {
 	}
 }
 
+// With padding, lengths of what is sent come from few classes, and the data is the same.
+func TestPaddingBlursLengths(t *testing.T) {
+	for _, padding := range []tunnel.Padding{tunnel.PadBlock, tunnel.PadPadme} {
+		h := newTestHost(t, func(s *tunnel.Server) { s.Padding, s.PlainConns = padding, true })
+		cfg := h.config()
+		cfg.Padding = padding
+		client, err := tunnel.DialConn(t.Context(), h.url, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		server, err := h.AcceptConn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		lengths := make(map[uint64]bool)
+		before := uint64(0)
+		for n := 1000; n < 1064; n++ {
+			if err := client.WriteMessage(t.Context(), make([]byte, n)); err != nil {
+				t.Fatal(err)
+			}
+			m, err := server.ReadMessage(t.Context())
+			if err != nil || len(m) != n {
+				t.Fatalf("%d bytes came as %d, error %v", n, len(m), err)
+			}
+			_, received := server.Bytes()
+			if n > 1000 { // the first time there may be a PING beside it
+				lengths[received-before] = true
+			}
+			before = received
+		}
+		if len(lengths) > 4 {
+			t.Errorf("padding %d leaves %d different lengths of 63", padding, len(lengths))
+		}
+		ended := make(chan error, 1)
+		go func() {
+			_, err := server.ReadMessage(context.Background())
+			ended <- err
+		}()
+		client.Close()
+		if err := <-ended; err != io.EOF {
+			t.Errorf("the server reads %v, want %v", err, io.EOF)
+		}
+	}
+}
+
 func TestCloseIsCleanOnBothEnds(t *testing.T) {
 	h := newTestHost(t, nil)
 	client, server := h.dial(t)
