@@ -65,7 +65,7 @@ type writer struct {
 	controlAt  int       // index into controlLen
 	credits    []*Stream // streams with a CREDIT to send, each once
 
-	fresh streamList // streams with little to send, or new ones: they go first
+	small streamList // streams with little to send: they go first
 	bulk  streamList // the others, in turn
 
 	target  int             // what a message of data may hold at present
@@ -122,7 +122,7 @@ func (w *writer) giveBufferLocked() {
 
 // waitingLocked says whether there is anything to write.
 func (w *writer) waitingLocked() bool {
-	return w.controlAt < len(w.controlLen) || len(w.credits) > 0 || w.fresh.n+w.bulk.n > 0
+	return w.controlAt < len(w.controlLen) || len(w.credits) > 0 || w.small.n+w.bulk.n > 0
 }
 
 // kickLocked gives the ownership to somebody if nobody has it and something waits: to a Write
@@ -131,7 +131,7 @@ func (w *writer) kickLocked() {
 	if w.owner != ownerNone || w.err != nil || !w.waitingLocked() {
 		return
 	}
-	for _, l := range [...]*streamList{&w.fresh, &w.bulk} {
+	for _, l := range [...]*streamList{&w.small, &w.bulk} {
 		if s := l.head; s != nil && s.send.parked && !s.send.deadline.set {
 			w.owner = ownerCaller
 			s.send.baton = true
@@ -189,7 +189,7 @@ func (w *writer) runLocked(s *Stream) {
 			w.failLocked(message.ErrTooLarge)
 			return
 		}
-		backlog := w.fresh.n+w.bulk.n > 0
+		backlog := w.small.n+w.bulk.n > 0
 		buf := *w.buf
 		w.mu.Unlock()
 		start := time.Now()
@@ -218,8 +218,8 @@ func (w *writer) assembleLocked() int {
 	if len(w.control)-w.controlOff+len(w.credits)*24 > target {
 		target = largest
 	}
-	if w.fresh.n+w.bulk.n == 1 { // a lone stream needs no more than it has
-		s := w.fresh.head
+	if w.small.n+w.bulk.n == 1 { // a lone stream needs no more than it has
+		s := w.small.head
 		if s == nil {
 			s = w.bulk.head
 		}
@@ -277,14 +277,14 @@ func keep[T any](q []T) []T {
 
 func (w *writer) appendStreamsLocked(b []byte, end int) []byte {
 	// Small frames may not crowd out bulk: some room is kept for one piece of it.
-	freshEnd := end
+	smallEnd := end
 	if w.bulk.n > 0 {
-		freshEnd -= min(piece, (end-len(b))/4)
+		smallEnd -= min(piece, (end-len(b))/4)
 	}
-	bulk := w.bulk.n // those that fresh streams turn into wait for the next message
-	for range w.fresh.n {
+	bulk := w.bulk.n // not those that small ones turn into: one frame a message
+	for range w.small.n {
 		var fits bool
-		if b, fits = w.appendStreamLocked(b, freshEnd, piece, w.fresh.head); !fits {
+		if b, fits = w.appendStreamLocked(b, smallEnd, smallWrite, w.small.head); !fits {
 			break
 		}
 	}
@@ -292,7 +292,7 @@ func (w *writer) appendStreamsLocked(b []byte, end int) []byte {
 		return b
 	}
 	share := end - len(b)
-	if waiting := w.bulk.n + w.fresh.n; waiting > 1 {
+	if waiting := w.bulk.n + w.small.n; waiting > 1 {
 		share = max(piece, share/waiting)
 	}
 	for range bulk {
@@ -329,7 +329,7 @@ func (w *writer) appendStreamLocked(b []byte, end, most int, s *Stream) ([]byte,
 	h.list.remove(s)
 	if h.fin && len(h.pending) == 0 {
 		if end-len(b) < 1+8 {
-			w.fresh.push(s) // alone in the next message
+			w.small.push(s) // alone in the next message
 			return b, false
 		}
 		b = appendFin(b, s.id)
@@ -354,13 +354,16 @@ func (w *writer) queueLocked(s *Stream) {
 		if h.limit <= h.sent {
 			return
 		}
-		if len(h.pending) <= smallWrite || h.sent < piece {
-			w.fresh.push(s)
-		} else {
+		switch {
+		case len(h.pending) <= smallWrite:
+			w.small.push(s)
+		case h.sent == 0:
+			w.bulk.pushFront(s) // new streams do not wait for a whole round
+		default:
 			w.bulk.push(s)
 		}
 	case h.fin:
-		w.fresh.push(s)
+		w.small.push(s)
 	}
 }
 
@@ -527,6 +530,17 @@ func (l *streamList) push(s *Stream) {
 		l.head = s
 	}
 	l.tail = s
+	l.n++
+}
+
+func (l *streamList) pushFront(s *Stream) {
+	s.send.list, s.send.prev, s.send.next = l, nil, l.head
+	if l.head != nil {
+		l.head.send.prev = s
+	} else {
+		l.tail = s
+	}
+	l.head = s
 	l.n++
 }
 
