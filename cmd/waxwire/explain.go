@@ -150,8 +150,7 @@ func certProblem(e *tls.CertificateVerificationError) string {
 	return "it does not verify"
 }
 
-// explainStream says why a stream to target was refused or ended. listening is the local end that a
-// program connected to, "" for none.
+// explainStream says why a stream to target was refused or ended.
 func explainStream(err error, srv server, target forward.Address) *failure {
 	var se *tunnel.StreamError
 	if !errors.As(err, &se) || !se.Remote {
@@ -159,6 +158,9 @@ func explainStream(err error, srv server, target forward.Address) *failure {
 	}
 	if se.Code == tunnel.NotAllowed {
 		return explainNotAllowed(se, srv, target)
+	}
+	if se.Code == tunnel.GoingAway {
+		return fail(codeTunnelLost, err, fmt.Sprintf("%s is shutting down and takes nothing new", srv.name()))
 	}
 	if !se.Refused {
 		return fail(codeTarget, err, fmt.Sprintf("%s at %s broke the connection", target, srv.name()))

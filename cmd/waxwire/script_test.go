@@ -416,27 +416,36 @@ func cmdLimits(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("no such limit")
 }
 
-// gencert [expired]: cert.pem and key.pem for 127.0.0.1 and localhost.
+// gencert: a new cert.pem and key.pem for 127.0.0.1 and localhost.
 func cmdGenCert(ts *testscript.TestScript, neg bool, args []string) {
 	noNeg(ts, neg)
+	ts.Check(writeCert(ts.MkAbs(".")))
+}
+
+// writeCert writes a new cert.pem and key.pem, signed by itself.
+func writeCert(dir string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	ts.Check(err)
+	if err != nil {
+		return err
+	}
 	now := time.Now()
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "test"},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
 	}
-	if len(args) > 0 {
-		tmpl.NotAfter = now.Add(-time.Minute)
+	cert, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		return err
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	ts.Check(err)
-	kder, err := x509.MarshalPKCS8PrivateKey(key)
-	ts.Check(err)
-	for name, block := range map[string]*pem.Block{"cert.pem": {Type: "CERTIFICATE", Bytes: der}, "key.pem": {Type: "PRIVATE KEY", Bytes: kder}} {
-		ts.Check(os.WriteFile(ts.MkAbs(name), pem.EncodeToMemory(block), 0o600))
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
 	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600),
+		os.WriteFile(filepath.Join(dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600),
+	)
 }
 
 // newkey HOME VAR: makes the identity of HOME and sets VAR to its public key.

@@ -99,6 +99,17 @@ func (a *app) runServer(f serverFlags) error {
 	if err != nil {
 		return err
 	}
+	// What can be wrong with the flags shows before anything is written.
+	ready := &readiness{}
+	status, err := startStatus(f.status, ready)
+	if err != nil {
+		return err
+	}
+	defer status.Close()
+	listenings, err := listenAll(f.listen, f.path, tlsConfig)
+	if err != nil {
+		return err
+	}
 	id, path, created, err := a.loadIdentity(true)
 	if err != nil {
 		return err
@@ -116,17 +127,6 @@ func (a *app) runServer(f serverFlags) error {
 		Identity: id, Peers: peersWithDefault{dir, allow}, Path: f.path,
 		Hosts: f.hosts, Origins: f.origins, TrustedProxies: proxies, Logger: a.log,
 	}
-	ready := &readiness{}
-	status, err := startStatus(f.status, ready)
-	if err != nil {
-		return err
-	}
-	defer status.Close()
-	listenings, err := listenAll(f.listen, f.path, tlsConfig)
-	if err != nil {
-		return err
-	}
-
 	ends, stop := catchEnd()
 	defer stop()
 	hangups, stopHangups := catchHangup()
