@@ -31,6 +31,8 @@ type Relay struct {
 	// the payloads that go on instead, if any, and whether to close both connections after them.
 	// Nil: unchanged.
 	Frame func(d Direction, number int, payload []byte) (out [][]byte, cut bool)
+	// After returns bytes that go on as they are after what became of a binary frame. Nil: none.
+	After func(d Direction, number int) []byte
 
 	listener net.Listener
 	target   string
@@ -121,14 +123,22 @@ func (r *Relay) carry(d Direction, dst, src net.Conn, cut func()) {
 			return
 		}
 		out, stop := [][]byte{f.payload}, false
+		var after []byte
 		if f.opcode == opBinary {
 			if r.Frame != nil {
 				out, stop = r.Frame(d, number, f.payload)
 			}
+			if r.After != nil {
+				after = r.After(d, number)
+			}
 			number++
 		}
+		var b []byte
 		for _, p := range out {
-			if _, err := dst.Write(f.with(p)); err != nil {
+			b = append(b, f.with(p)...)
+		}
+		if b = append(b, after...); len(b) > 0 {
+			if _, err := dst.Write(b); err != nil {
 				return
 			}
 		}

@@ -1,0 +1,131 @@
+package tunnel_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"waxwire.example/waxwire/tunnel/internal/tunneltest"
+)
+
+// What the tests of hostile peers share.
+
+// inParallel calls f for 0 to n-1, a few at a time.
+func inParallel(n int, f func(i int)) {
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range 4 * runtime.GOMAXPROCS(0) {
+		all.Go(func() {
+			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+				f(int(i))
+			}
+		})
+	}
+	all.Wait()
+}
+
+// startRelay starts a relay whose life is shorter than the test's.
+func startRelay(t *testing.T, r *tunneltest.Relay, target string) (stop func(), addr string) {
+	t.Helper()
+	short := &shortTB{TB: t}
+	addr = r.Start(short, target)
+	return func() { short.cleanup() }, addr
+}
+
+type shortTB struct {
+	testing.TB
+	cleanup func()
+}
+
+func (s *shortTB) Cleanup(f func()) { s.cleanup = f }
+
+// checkNobody fails if a client stays connected.
+func (h *host) checkNobody(t *testing.T) {
+	t.Helper()
+	eventually(t, "no connection is left", func() bool { return h.Connections() == 0 })
+}
+
+// eventually waits for what other goroutines are about to bring about.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(5 * time.Second); !ok(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("not after 5 s: %s", what)
+		}
+	}
+}
+
+// echoConns answers each message of each plain conn with the same.
+func echoConns(t *testing.T, h *host) {
+	t.Helper()
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			c, err := h.AcceptConn(context.Background())
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				defer c.Close()
+				for {
+					m, err := c.ReadMessage(context.Background())
+					if err != nil || c.WriteMessage(context.Background(), m) != nil {
+						return
+					}
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { h.Close(); serving.Wait() })
+}
+
+// rawDial opens a TCP connection that fails the test rather than hang.
+func rawDial(t testing.TB, addr string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	return c
+}
+
+// upgrade is a good request with the given hello, and further fields.
+func upgrade(host, hello string, fields ...string) string {
+	s := "GET /wax HTTP/1.1\r\nHost: " + host + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: waxwire.1\r\n"
+	for _, f := range fields {
+		s += f + "\r\n"
+	}
+	return s + "Waxwire-Hello: " + hello + "\r\n\r\n"
+}
+
+// readAnswer reads the answer to a request, without its Date.
+func readAnswer(t testing.TB, c net.Conn) (status int, header http.Header, body string) {
+	t.Helper()
+	r := bufio.NewReader(c)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatalf("no answer: %v", err)
+	}
+	resp.Header.Del("Date")
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return resp.StatusCode, resp.Header, ""
+	}
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("answer cut short: %v", err)
+	}
+	return resp.StatusCode, resp.Header, fmt.Sprint(string(b))
+}

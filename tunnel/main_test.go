@@ -1,0 +1,33 @@
+package tunnel_test
+
+import (
+	"flag"
+	"math/rand/v2"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// TestMain fails if any test leaves a goroutine behind.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// thorough runs the whole set of faults where a test samples it otherwise.
+var thorough = os.Getenv("WAXWIRE_FULL") != ""
+
+var seedFlag = flag.Uint64("seed", 0, "seed of the faults to choose; 0: a new one")
+
+// newTestRand returns a source of choices whose seed a failing test prints.
+func newTestRand(t testing.TB) *rand.Rand {
+	t.Helper()
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("to make the same choices again: -seed=%d", seed)
+		}
+	})
+	return rand.New(rand.NewPCG(seed, 0))
+}
