@@ -329,7 +329,7 @@ func TestTurns(t *testing.T) {
 						}
 						wantDead(t, h, cipher.ErrTurn)
 					}
-					h, turn = start()
+					_, turn = start()
 					if state == n || turn {
 						for _, msg := range good { // a repeated one, one from later, one's own
 							h, _ = start()

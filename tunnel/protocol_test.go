@@ -737,11 +737,10 @@ var exampleData = []byte("\x01\x01" + "\x01\x01\x07\x80\x04\x00\x00\x04echo" + "
 // socket is a WebSocket by hand: RFC 6455 §5.2, one frame a message.
 type socket struct {
 	net.Conn
-	r        *bufio.Reader
-	client   bool
-	out, in  *half
-	frames   []byte // of segments that came and are not yet looked at
-	gotClose []byte // the body of the CLOSE that came
+	r       *bufio.Reader
+	client  bool
+	out, in *half
+	frames  []byte // of segments that came and are not yet looked at
 }
 
 func (s *socket) send(plaintext []byte) error { return s.frame(2, s.out.seal(plaintext)) }

@@ -56,8 +56,6 @@ type keeper[T link] struct {
 	changed chan struct{} // closed when there is one again
 }
 
-var errStopped = errors.New("the client is stopping")
-
 // run keeps the tunnel that is up now, until ctx ends, which is no error, or a verdict is final.
 func (k *keeper[T]) run(ctx context.Context, tun T) error {
 	var none T

@@ -28,7 +28,7 @@ func newLogger(w io.Writer, format string, level slog.Leveler, color, journal bo
 	case "json":
 		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: clean}))
 	case "screen":
-		return slog.New(tint.NewHandler(w, &tint.Options{
+		return slog.New(tint.NewTextHandler(w, &tint.Options{
 			Level: level, NoColor: !color, TimeFormat: time.TimeOnly, ReplaceAttr: clean,
 		}))
 	}

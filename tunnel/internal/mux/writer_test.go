@@ -350,7 +350,6 @@ type ringEnd struct {
 	free, full   chan []byte
 	in           *ringEnd
 	last         []byte
-	rtt          time.Duration
 }
 
 func newRingPipe() (a, b message.Conn) {
