@@ -129,3 +129,14 @@ func readAnswer(t testing.TB, c net.Conn) (status int, header http.Header, body 
 	}
 	return resp.StatusCode, resp.Header, fmt.Sprint(string(b))
 }
+
+// cuttable is a dialer for one connection, which can be closed behind the tunnel's back.
+func cuttable() (cut func(), dial func(context.Context, string, string) (net.Conn, error)) {
+	var c net.Conn
+	return func() { c.Close() }, func(ctx context.Context, network, addr string) (net.Conn, error) {
+		var d net.Dialer
+		var err error
+		c, err = d.DialContext(ctx, network, addr)
+		return c, err
+	}
+}

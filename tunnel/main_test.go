@@ -13,7 +13,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // thorough runs the whole set of faults where a test samples it otherwise.
-var thorough = os.Getenv("WAXWIRE_FULL") != ""
+func thorough() bool { return os.Getenv("WAXWIRE_FULL") != "" }
 
 var seedFlag = flag.Uint64("seed", 0, "seed of the faults to choose; 0: a new one")
 

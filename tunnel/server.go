@@ -99,6 +99,7 @@ type member struct {
 	peer  keys.Peer
 	close func(code message.Code, reason string)
 	drain func() <-chan struct{} // nil for a plain conn
+	ended <-chan struct{}        // closed when the layers above have noticed the end; nil for a plain conn
 
 	removed bool // of watchPeers only: it is being cut off
 }
@@ -434,6 +435,7 @@ func (s *Server) confirm(conn *secure.Conn, v verdict, deadline time.Time) {
 		peer:  peer,
 		close: func(code message.Code, reason string) { t.CloseWith(Code(code), reason) },
 		drain: t.Drain,
+		ended: t.mux.Done(),
 	}
 	if s.add(conn, m) {
 		offer(s, s.tunnels, t, m)
@@ -460,6 +462,9 @@ func (s *Server) add(conn *secure.Conn, m *member) bool {
 		s.mu.Lock()
 		delete(s.live, conn)
 		s.mu.Unlock()
+		if m.ended != nil {
+			<-m.ended // or they would take it for this end's doing
+		}
 		m.close(message.OK, "") // waits for what the layers above still do
 		s.logEnd(m.peer, conn)
 	})

@@ -72,7 +72,7 @@ func TestTamperHello(t *testing.T) {
 		b[i] ^= 0x80 >> (i % 8)
 		spoilt = append(spoilt, string(b))
 	}
-	if !thorough {
+	if !thorough() {
 		choice := newTestRand(t)
 		choice.Shuffle(len(spoilt), func(i, j int) { spoilt[i], spoilt[j] = spoilt[j], spoilt[i] })
 		spoilt = spoilt[:len(spoilt)/8]
@@ -97,7 +97,7 @@ func TestTamperAnswer(t *testing.T) {
 	const characters = 1707
 	var positions []int
 	for i := range characters {
-		if thorough || i < 3 || i > characters-4 || choice.IntN(8) == 0 {
+		if thorough() || i < 3 || i > characters-4 || choice.IntN(8) == 0 {
 			positions = append(positions, i)
 		}
 	}
@@ -141,7 +141,7 @@ func TestTamperHeads(t *testing.T) {
 	var flips []flip
 	for at := range 220 { // all before the hello, or what is left of it
 		for _, way := range []tunneltest.Direction{tunneltest.ToServer, tunneltest.ToClient} {
-			if thorough || choice.IntN(4) == 0 {
+			if thorough() || choice.IntN(4) == 0 {
 				flips = append(flips, flip{way, at, 1 << choice.IntN(8)})
 			}
 		}
@@ -439,11 +439,11 @@ func testTamperRecords(t *testing.T, suite cipher.Suite) {
 			for _, harm := range harms {
 				a := &attempt{way: way, n: n, harm: harm, foreign: control.seen, choice: byte(choice.Uint32())}
 				// Each record is flipped, and the first ones get all that can be done.
-				if a.possible() && (thorough || n < 2 || choice.IntN(6) == 0 || harm.name == "flip a random byte" && suite == cipher.AES256GCM) {
+				if a.possible() && (thorough() || n < 2 || choice.IntN(6) == 0 || harm.name == "flip a random byte" && suite == cipher.AES256GCM) {
 					attempts = append(attempts, a)
 				}
 			}
-			if thorough {
+			if thorough() {
 				for at := range 64 {
 					flip := flipAt(fmt.Sprintf("flip byte %d", at), func(a *attempt, size int) int { return at % size })
 					attempts = append(attempts, &attempt{way: way, n: n, harm: flip, choice: byte(choice.Uint32())})
@@ -536,7 +536,7 @@ func TestTamperStreams(t *testing.T) {
 				continue
 			}
 			ns := []int{1 + choice.IntN(24), 1 + choice.IntN(24)}
-			if thorough {
+			if thorough() {
 				ns = ns[:0]
 				for n := 1; n < 25; n++ {
 					ns = append(ns, n)

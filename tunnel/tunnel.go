@@ -142,6 +142,7 @@ func (t *Tunnel) Err() error {
 	if err == nil {
 		return nil
 	}
+	<-t.mux.Done() // at once: only the session knows whether the end was clean
 	if cause := t.cause.get(); cause != nil {
 		return cause
 	}
