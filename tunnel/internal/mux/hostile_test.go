@@ -186,6 +186,7 @@ func TestHostilePeer(t *testing.T) {
 				}
 				_, err := m.Open(t.Context(), 1, nil)
 				wantErr(t, err, m.Err())
+				runtime.GC()
 				runtime.ReadMemStats(&after)
 				if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 16<<20 {
 					t.Errorf("the heap grew by %d KiB", grown>>10)

@@ -255,3 +255,29 @@ func TestAcceptLosesNoStream(t *testing.T) {
 		}
 	})
 }
+
+// Callers of Accept that all wait: streams that come in one message wake as many.
+func TestAcceptWakesEachCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, p := newHandPeer(t, mux.Config{})
+		got := make(chan *mux.Stream)
+		for range 8 {
+			go func() {
+				s, err := m.Accept(context.Background())
+				if err != nil {
+					t.Error(err)
+				}
+				got <- s
+			}()
+		}
+		synctest.Wait()
+		var msg []byte
+		for id := uint64(1); id < 16; id += 2 {
+			msg = append(msg, mux.Open(id, 1, 1, "")...)
+		}
+		p.write(msg)
+		for range 8 {
+			<-got
+		}
+	})
+}

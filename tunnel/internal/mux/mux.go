@@ -74,11 +74,11 @@ type Mux struct {
 	cancel context.CancelFunc
 	rtt    func() time.Duration
 
-	maxStreams, maxPending int
-	window, maxWindow      uint64
-	closeTimeout           time.Duration
+	maxPending        int
+	window, maxWindow uint64
+	closeTimeout      time.Duration
 
-	budget *budget
+	budget *budget // also counts streams against MaxStreams
 	w      writer
 
 	// Of the reading loop alone.
@@ -117,7 +117,6 @@ func New(conn message.Conn, cfg Config) *Mux {
 		conn:         conn,
 		client:       cfg.Client,
 		rtt:          func() time.Duration { return 0 },
-		maxStreams:   or(cfg.MaxStreams, 1024),
 		maxPending:   or(cfg.MaxPending, 256),
 		window:       uint64(max(or(cfg.Window, 256<<10), minWindow)),
 		maxWindow:    uint64(max(or(cfg.MaxWindow, 16<<20), minWindow)),
@@ -144,7 +143,7 @@ func New(conn message.Conn, cfg Config) *Mux {
 		limit = rate.Inf
 	}
 	m.limiter = rate.NewLimiter(limit, or(cfg.OpenBurst, 2048))
-	m.budget = newBudget(uint64(max(or(cfg.SessionWindow, 32<<20), minWindow)), uint64(max(m.maxStreams, 0)))
+	m.budget = newBudget(uint64(max(or(cfg.SessionWindow, 32<<20), minWindow)), uint64(max(or(cfg.MaxStreams, 1024), 0)))
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.w = writer{mux: m, conn: conn, wake: make(chan struct{}, 1), target: minTarget}
 	m.wg.Go(m.read)
@@ -206,7 +205,7 @@ func (m *Mux) enter(kind uint64, full bool) (*Stream, error) {
 		return nil, m.err
 	case m.draining:
 		return nil, &StreamError{Code: message.GoingAway, Refused: true}
-	case full || len(m.streams) >= m.maxStreams || m.nextID > maxVarint-2 || !m.budget.admit():
+	case full || m.nextID > maxVarint-2 || !m.budget.admit():
 		return nil, &StreamError{Code: message.TooMany, Refused: true}
 	}
 	s := newStream(m, m.nextID, kind, false)
@@ -597,7 +596,7 @@ func (m *Mux) handleOpen(f *frame) error {
 	}
 	if m.draining || m.closing {
 		code = message.GoingAway
-	} else if allowed && len(m.streams) < m.maxStreams && m.pending < m.maxPending && m.budget.admit() {
+	} else if allowed && m.pending < m.maxPending && m.budget.admit() {
 		s := newStream(m, f.id, f.kind, true)
 		s.request = slices.Clone(f.body)
 		s.send.limit = f.n

@@ -2,6 +2,7 @@ package mux_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -279,10 +280,12 @@ func TestWriteDeadlineOnAStalledConn(t *testing.T) {
 		m := mux.New(a, mux.Config{Client: true})
 		s, err := m.Open(t.Context(), 1, nil)
 		check(t, err)
+		(&handPeer{t: t, conn: b}).expect(mux.TypeOpen, 1)
+		synctest.Wait() // nobody writes
 		start := time.Now()
 		check(t, s.SetWriteDeadline(start.Add(time.Second)))
-		for range 2 { // the first may be in the message that nobody takes
-			_, err = s.Write(make([]byte, 8<<10))
+		for range 2 { // the first is in the message that nobody takes
+			_, err = s.Write(make([]byte, 4<<10))
 		}
 		if !errors.Is(err, errDeadline) || time.Since(start) != time.Second {
 			t.Errorf("got %v after %v", err, time.Since(start))
@@ -290,6 +293,31 @@ func TestWriteDeadlineOnAStalledConn(t *testing.T) {
 		b.Close(message.OK, "")
 		check(t, m.Close(message.OK, ""))
 	})
+}
+
+// Close returns when the goroutines have ended.
+func TestCloseWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := message.Pipe(0, largest)
+		defer b.Close(message.OK, "")
+		m := mux.New(slowEnd{a}, mux.Config{})
+		start := time.Now()
+		check(t, m.Close(message.OK, ""))
+		if d := time.Since(start); d != 200*time.Millisecond {
+			t.Errorf("Close took %v, the reading loop 200ms", d)
+		}
+	})
+}
+
+// A slowEnd takes a while to notice its end.
+type slowEnd struct{ message.Conn }
+
+func (c slowEnd) ReadMessage(ctx context.Context) ([]byte, error) {
+	m, err := c.Conn.ReadMessage(ctx)
+	if err != nil {
+		<-time.After(200 * time.Millisecond)
+	}
+	return m, err
 }
 
 // A Mux that is closed, from several goroutines at once, ends every call.

@@ -597,8 +597,7 @@ func (d *deadline) setLocked(t time.Time, mu *sync.Mutex, sig chan struct{}) {
 			d.timer = time.AfterFunc(left, func() {
 				mu.Lock()
 				defer mu.Unlock()
-				if d.turn == turn {
-					d.expired = true
+				if d.fireLocked(turn) {
 					signal(sig)
 				}
 			})
@@ -607,6 +606,15 @@ func (d *deadline) setLocked(t time.Time, mu *sync.Mutex, sig chan struct{}) {
 		}
 	}
 	signal(sig)
+}
+
+// fireLocked is what the timer of a turn does.
+func (d *deadline) fireLocked(turn uint64) bool {
+	if d.turn != turn {
+		return false // it was on its way when the deadline moved
+	}
+	d.expired = true
+	return true
 }
 
 func (d *deadline) stopLocked() {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,13 +101,13 @@ func TestRefuse(t *testing.T) {
 		wantErr(t, remote.CloseWrite(), mux.ErrUndecided)
 		wantErr(t, remote.CloseRead(0), mux.ErrUndecided)
 		// Multi-byte runes are not cut.
-		check(t, remote.Refuse(message.NoSuchTarget, strings.Repeat("é", 200)+"x"))
+		check(t, remote.Refuse(message.NoSuchTarget, "x"+strings.Repeat("é", 200)))
 		wantErr(t, remote.Refuse(message.NoSuchTarget, ""), mux.ErrDecided)
 		wantErr(t, remote.Accept(), mux.ErrDecided)
 		wantErr(t, local.Accept(), mux.ErrDecided)
 		for _, err := range []error{local.Opened(t.Context()), <-blocked, <-blocked} {
 			e := wantStreamError(t, err, message.NoSuchTarget, true)
-			if !e.Refused || e.Text != strings.Repeat("é", 128) {
+			if !e.Refused || e.Text != "x"+strings.Repeat("é", 127) {
 				t.Errorf("got %+v", e)
 			}
 		}
@@ -274,7 +275,31 @@ func TestCloseWriteDuringWrite(t *testing.T) {
 	})
 }
 
-// RELIABILITY: EOF of the conn is never EOF of a stream that was not finished; what came of it can
+// CloseWrite, then the Write that was first runs into its deadline: FIN follows what it sent, and
+// waits for no credit.
+func TestFinAfterWriteTimesOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, p := newHandPeer(t, mux.Config{})
+		p.write(mux.Open(1, 1, 1000, ""))
+		s := p.accept(m)
+		done := make(chan error)
+		go func() {
+			n, err := s.Write(make([]byte, 5000))
+			if n != 1000 {
+				t.Errorf("Write took %d, the credit is 1000", n)
+			}
+			done <- err
+		}()
+		p.expect(mux.TypeData, 1)
+		synctest.Wait()
+		check(t, s.CloseWrite())
+		check(t, s.SetWriteDeadline(past))
+		wantErr(t, <-done, errDeadline)
+		p.expect(mux.TypeFin, 1)
+	})
+}
+
+// EOF of the conn is never EOF of a stream that was not finished; what came of it can
 // be read first.
 func TestLostConn(t *testing.T) {
 	for _, tt := range []struct {
@@ -377,16 +402,18 @@ func TestWriteErrorWaitsForTheReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := message.Pipe(16, largest)
 		broken := &brokenWriter{Conn: a}
+		broken.err.Store(new(error))
 		m := mux.New(broken, mux.Config{})
 		defer m.Close(message.OK, "")
 		p := &handPeer{t: t, conn: b}
 		p.write(mux.Open(1, 1, 1<<20, ""))
 		s := p.accept(m)
-		broken.err = message.ErrTruncated
+		broken.err.Store(&message.ErrTruncated)
 		_, err := s.Write([]byte("x"))
 		wantErr(t, err, message.ErrTruncated)
 		_, err = s.Write([]byte("x"))
 		wantErr(t, err, message.ErrTruncated)
+		synctest.Wait()
 		p.write(mux.DataOf(1, "the last words"), mux.Fin(1))
 		b.Close(message.GoingAway, "restart")
 		got, err := io.ReadAll(s)
@@ -402,7 +429,9 @@ func TestWriteErrorWaitsForTheReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // and without a reason it ends all the same
 		a, b := message.Pipe(16, largest)
 		defer b.Close(message.OK, "")
-		m := mux.New(&brokenWriter{a, message.ErrTruncated}, mux.Config{})
+		broken := &brokenWriter{Conn: a}
+		broken.err.Store(&message.ErrTruncated)
+		m := mux.New(broken, mux.Config{})
 		defer m.Close(message.OK, "")
 		s, err := m.Open(t.Context(), 1, nil)
 		check(t, err)
@@ -417,12 +446,12 @@ func TestWriteErrorWaitsForTheReader(t *testing.T) {
 
 type brokenWriter struct {
 	message.Conn
-	err error
+	err atomic.Pointer[error]
 }
 
 func (c *brokenWriter) WriteMessage(ctx context.Context, buf []byte, off int) error {
-	if c.err != nil {
-		return c.err
+	if err := *c.err.Load(); err != nil {
+		return err
 	}
 	return c.Conn.WriteMessage(ctx, buf, off)
 }

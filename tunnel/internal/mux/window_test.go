@@ -1,6 +1,7 @@
 package mux
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -290,4 +291,24 @@ func TestBudgetModel(t *testing.T) {
 			t.Fatalf("%d bytes never came back", b.charged())
 		}
 	})
+}
+
+// A timer that fires while its deadline is being moved has nothing to say any more.
+func TestLateTimer(t *testing.T) {
+	var mu sync.Mutex
+	var d deadline
+	sig := make(chan struct{}, 1)
+	mu.Lock()
+	defer mu.Unlock()
+	d.setLocked(time.Now().Add(time.Hour), &mu, sig)
+	turn := d.turn
+	d.setLocked(time.Time{}, &mu, sig)
+	if d.fireLocked(turn) || d.expired {
+		t.Error("a deadline that was taken back expired")
+	}
+	d.setLocked(time.Now().Add(time.Hour), &mu, sig)
+	if !d.fireLocked(d.turn) || !d.expired {
+		t.Error("a deadline did not expire")
+	}
+	d.stopLocked()
 }

@@ -291,11 +291,11 @@ func (w *writer) appendStreamsLocked(b []byte, end int) []byte {
 	if bulk == 0 {
 		return b
 	}
-	share := end - len(b)
-	if waiting := w.bulk.n + w.small.n; waiting > 1 {
-		share = max(piece, share/waiting)
-	}
-	for range bulk {
+	for ; bulk > 0; bulk-- {
+		share := end - len(b)
+		if bulk > 1 {
+			share = max(piece, share/bulk)
+		}
 		var fits bool
 		if b, fits = w.appendStreamLocked(b, end, share, w.bulk.head); !fits {
 			break
