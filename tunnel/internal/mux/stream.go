@@ -351,10 +351,10 @@ func (s *Stream) consumed(n uint64) {
 	w.mu.Unlock()
 }
 
-// Write sends p and returns when all of it was handed to the connection. How much may be on its
-// way is up to the other end's credit. A Write whose bytes are already in a message that is
-// being written cannot be interrupted before that message is written: the connection's own
-// write deadline bounds that.
+// Write sends p and returns when all of it is in messages that are written, or were: the slice is
+// the caller's again. How much may be on its way is up to the other end's credit. A Write that
+// writes a message itself cannot be interrupted before that message is written: the connection's
+// own write deadline bounds that.
 func (s *Stream) Write(p []byte) (int, error) {
 	h, w := &s.send, &s.mux.w
 	select {
