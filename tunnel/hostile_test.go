@@ -140,3 +140,121 @@ func cuttable() (cut func(), dial func(context.Context, string, string) (net.Con
 		return c, err
 	}
 }
+
+// A valve is a dialer whose connections pass through it, so that a test can hold up or swallow what
+// goes each way, and read along.
+type valve struct {
+	dialNext func(context.Context, string, string) (net.Conn, error)
+
+	mu      sync.Mutex
+	flow    [2]flow
+	changed chan struct{}
+	closed  bool
+	seen    [2][]byte
+	copying sync.WaitGroup
+}
+
+type flow int
+
+const (
+	passes   flow = iota
+	stops         // nothing is read: to the sender, a window of zero
+	vanishes      // all is read, and nothing arrives
+)
+
+// newValve puts a valve into the way of h's clients.
+func newValve(t *testing.T, h *host) *valve {
+	v := &valve{dialNext: h.netDial, changed: make(chan struct{})}
+	h.netDial = v.dial
+	t.Cleanup(func() {
+		v.mu.Lock()
+		v.closed = true
+		v.mu.Unlock()
+		v.set(passes, passes)
+		v.copying.Wait()
+	})
+	return v
+}
+
+func (v *valve) set(toServer, toClient flow) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.flow = [2]flow{tunneltest.ToServer: toServer, tunneltest.ToClient: toClient}
+	close(v.changed)
+	v.changed = make(chan struct{})
+}
+
+// wait returns when a direction does not stop, and whether what was read is to arrive.
+func (v *valve) wait(d tunneltest.Direction) (arrives, open bool) {
+	for {
+		v.mu.Lock()
+		flow, changed, closed := v.flow[d], v.changed, v.closed
+		v.mu.Unlock()
+		if closed || flow != stops {
+			return flow == passes, !closed
+		}
+		<-changed
+	}
+}
+
+func (v *valve) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	server, err := v.dialNext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	client, there := net.Pipe()
+	v.copying.Go(func() { v.copy(tunneltest.ToServer, server, there) })
+	v.copying.Go(func() { v.copy(tunneltest.ToClient, there, server) })
+	return client, nil
+}
+
+// copy moves one direction, with room for some pieces as the buffers of sockets have.
+func (v *valve) copy(d tunneltest.Direction, dst, src net.Conn) {
+	pieces := make(chan []byte, 16)
+	v.copying.Go(func() {
+		defer dst.Close()
+		for p := range pieces {
+			if _, err := dst.Write(p); err != nil {
+				break
+			}
+		}
+		for range pieces {
+		}
+	})
+	defer close(pieces)
+	defer src.Close()
+	for {
+		if _, open := v.wait(d); !open {
+			return
+		}
+		b := make([]byte, 16<<10)
+		n, err := src.Read(b)
+		if arrives, _ := v.wait(d); arrives && n > 0 {
+			v.mu.Lock()
+			v.seen[d] = append(v.seen[d], b[:n]...)
+			v.mu.Unlock()
+			pieces <- b[:n]
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// closeCodes are the codes of the WebSocket close frames that went one way.
+func (v *valve) closeCodes(t *testing.T, d tunneltest.Direction) []int {
+	t.Helper()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	codes := []int{}
+	frames, err := tunneltest.Frames(v.seen[d])
+	if err != nil {
+		t.Errorf("%v: %v", d, err)
+	}
+	for _, f := range frames {
+		if f.Opcode == 8 && len(f.Payload) >= 2 {
+			codes = append(codes, int(f.Payload[0])<<8|int(f.Payload[1]))
+		}
+	}
+	return codes
+}

@@ -153,10 +153,16 @@ func (t *Tunnel) Err() error {
 }
 
 // Close ends the tunnel: what was written is flushed, streams that are not finished are reset, the
-// other end is told, the keys are erased. It takes a few seconds at most and is idempotent.
+// other end is told, the keys are erased. It takes three seconds at most and is idempotent.
 func (t *Tunnel) Close() error {
 	t.note(net.ErrClosed)
-	return t.mux.Close(message.OK, "")
+	return t.close(message.OK, "")
+}
+
+// close bounds in all what each layer bounds for itself.
+func (t *Tunnel) close(code message.Code, reason string) error {
+	defer time.AfterFunc(secure.CloseTotal, t.conn.CutShort).Stop()
+	return t.mux.Close(code, reason)
 }
 
 // note keeps why this end closes a tunnel that is still up.
@@ -172,5 +178,5 @@ func (t *Tunnel) CloseWith(code Code, reason string) error {
 		return t.Close()
 	}
 	t.note(&CloseError{Code: code, Reason: reason})
-	return t.mux.Close(message.Code(code), reason)
+	return t.close(message.Code(code), reason)
 }

@@ -9,12 +9,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http/httptest"
+	"sync"
 	"testing"
 	"time"
 
 	"waxwire.example/waxwire/cipher"
 	"waxwire.example/waxwire/keys"
 	"waxwire.example/waxwire/tunnel"
+	"waxwire.example/waxwire/tunnel/internal/tunneltest"
 )
 
 // host is a server on a loopback port with one enrolled client.
@@ -25,19 +27,13 @@ type host struct {
 	addr   string
 	client *keys.Identity
 	log    *logBuffer
+
+	netDial func(ctx context.Context, network, addr string) (net.Conn, error) // nil: TCP
 }
 
 func newTestHost(t testing.TB, change func(*tunnel.Server)) *host {
 	t.Helper()
-	h := &host{peers: new(keys.PeerSet), client: newTestIdentity(t), log: new(logBuffer)}
-	h.peers.Add(keys.Peer{Name: "laptop", Key: h.client.Public()})
-	h.Server = &tunnel.Server{
-		Identity: newTestIdentity(t), Peers: h.peers, Path: "/wax",
-		Logger: slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	}
-	if change != nil {
-		change(h.Server)
-	}
+	h := newTestServer(t, change)
 	web := httptest.NewUnstartedServer(h.Server)
 	web.Config = h.HTTPServer()
 	web.Start()
@@ -50,8 +46,41 @@ func newTestHost(t testing.TB, change func(*tunnel.Server)) *host {
 	return h
 }
 
+// newMemoryHost is newTestHost over a network in memory, for fake time.
+func newMemoryHost(t testing.TB, change func(*tunnel.Server)) *host {
+	t.Helper()
+	h := newTestServer(t, change)
+	network := tunneltest.NewNetwork()
+	h.url, h.netDial = "ws://server/wax", network.Dial
+	web := h.HTTPServer()
+	var serving sync.WaitGroup
+	serving.Go(func() { web.Serve(network) })
+	t.Cleanup(func() {
+		h.Close()
+		web.Close()
+		network.Close()
+		serving.Wait()
+	})
+	return h
+}
+
+// newTestServer is a server that is not served yet.
+func newTestServer(t testing.TB, change func(*tunnel.Server)) *host {
+	t.Helper()
+	h := &host{peers: new(keys.PeerSet), client: newTestIdentity(t), log: new(logBuffer)}
+	h.peers.Add(keys.Peer{Name: "laptop", Key: h.client.Public()})
+	h.Server = &tunnel.Server{
+		Identity: newTestIdentity(t), Peers: h.peers, Path: "/wax",
+		Logger: slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	if change != nil {
+		change(h.Server)
+	}
+	return h
+}
+
 func (h *host) config() *tunnel.Config {
-	return &tunnel.Config{Identity: h.client, ServerKey: h.serverKey()}
+	return &tunnel.Config{Identity: h.client, ServerKey: h.serverKey(), NetDial: h.netDial}
 }
 
 func (h *host) serverKey() keys.PublicKey { return h.Identity.Public() }

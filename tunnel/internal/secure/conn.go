@@ -105,10 +105,10 @@ type Conn struct {
 
 	ctl control
 
-	once  sync.Once
-	ended chan struct{} // closed when the end has begun: no new work
-	done  chan struct{} // closed when keys and sockets are gone
-	err   error         // why; set before done is closed
+	ending atomic.Bool
+	ended  chan struct{} // closed when the end has begun: no new work
+	done   chan struct{} // closed when keys and sockets are gone
+	err    error         // why; set before done is closed
 }
 
 // New makes a Conn of a finished handshake, which it takes over. [Conn.Start] comes next.

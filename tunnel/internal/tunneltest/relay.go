@@ -224,3 +224,26 @@ func (f frame) with(payload []byte) []byte {
 	}
 	return append(b, payload...)
 }
+
+// A Frame is one WebSocket frame, unmasked.
+type Frame struct {
+	Opcode  byte
+	Payload []byte
+}
+
+// Frames splits what went one way of a connection, the head of the upgrade first, into its frames. What
+// was cut short at the end is left out.
+func Frames(wire []byte) ([]Frame, error) {
+	in := bufio.NewReader(bytes.NewReader(wire))
+	if _, err := readHead(in); err != nil {
+		return nil, err
+	}
+	var all []Frame
+	for {
+		f, err := readFrame(in)
+		if err != nil {
+			return all, nil
+		}
+		all = append(all, Frame{f.opcode, f.payload})
+	}
+}
