@@ -449,7 +449,8 @@ func TestCloseFromEverywhere(t *testing.T) {
 			}
 		}
 		all.Wait()
-		if took := time.Since(begin); took > closeWithin+time.Second {
+		// Whoever waits for the other end's END sees that it will not come.
+		if took := time.Since(begin); took > 1500*time.Millisecond {
 			t.Errorf("it took %v", took)
 		}
 		for _, end := range []*tunnel.Tunnel{client, server} {

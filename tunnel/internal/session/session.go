@@ -53,6 +53,8 @@ type Conn struct {
 
 	peerEnd chan struct{} // closed when the other end's END has come
 	gotEnd  atomic.Bool
+	lost    chan struct{} // closed when nothing more will come
+	lostOne sync.Once
 
 	closeOnce sync.Once
 	closed    atomic.Bool
@@ -60,7 +62,7 @@ type Conn struct {
 
 // New begins a session on a connection.
 func New(below message.Conn) *Conn {
-	return &Conn{below: below, idle: rate.NewLimiter(20, 64), peerEnd: make(chan struct{})}
+	return &Conn{below: below, idle: rate.NewLimiter(20, 64), peerEnd: make(chan struct{}), lost: make(chan struct{})}
 }
 
 // ReadMessage returns the frames of the next segment, valid until the next call. [io.EOF] means that
@@ -69,6 +71,7 @@ func (c *Conn) ReadMessage(ctx context.Context) ([]byte, error) {
 	for {
 		segment, err := c.below.ReadMessage(ctx)
 		if err != nil {
+			c.lostOne.Do(func() { close(c.lost) })
 			return nil, c.readError(err)
 		}
 		typ, body := segment[0], segment[1:]
@@ -184,6 +187,8 @@ func (c *Conn) end(reason string) bool {
 	select {
 	case <-c.peerEnd:
 		return true
+	case <-c.lost:
+		return c.gotEnd.Load()
 	case <-ctx.Done():
 		return false
 	}
