@@ -85,6 +85,8 @@ func TestHostilePeer(t *testing.T) {
 		{"RESET before OPENED", func(p *peer, m *mux.Mux) { asked(p, m); p.write(mux.Reset(2, 0)) }},
 		{"STOP before OPENED", func(p *peer, m *mux.Mux) { asked(p, m); p.write(mux.Stop(2, 0)) }},
 		{"CREDIT before OPENED", func(p *peer, m *mux.Mux) { asked(p, m); p.write(mux.Credit(2, 1)) }},
+		{"OPENED with too small a window", func(p *peer, m *mux.Mux) { asked(p, m); p.write(mux.Opened(2, 16<<10-1)) }},
+		{"CREDIT of nothing", func(p *peer, m *mux.Mux) { accepted(p, m); p.write(mux.Credit(1, 0)) }},
 		{"OPENED twice", func(p *peer, m *mux.Mux) { opened(p, m); p.write(mux.Opened(2, big)) }},
 		{"REFUSED after OPENED", func(p *peer, m *mux.Mux) { opened(p, m); p.write(mux.Refused(2, 0, "")) }},
 		{"a byte past the early 16 KiB", func(p *peer, m *mux.Mux) {
@@ -200,7 +202,7 @@ func TestHostilePeer(t *testing.T) {
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, p := newHandPeer(t, mux.Config{})
-		p.write(mux.Open(5, 77, 1<<20, "first"), mux.DataOf(5, "early"), mux.Data(5, 0), mux.Credit(5, 0), mux.Credit(5, 1))
+		p.write(mux.Open(5, 77, 1<<20, "first"), mux.DataOf(5, "early"), mux.Data(5, 0), mux.Credit(5, 1))
 		s, err := m.Accept(t.Context())
 		check(t, err)
 		if s.Kind() != 77 || string(s.Request()) != "first" || s.ID() != 5 {

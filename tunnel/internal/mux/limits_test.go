@@ -281,3 +281,46 @@ func TestAcceptWakesEachCaller(t *testing.T) {
 		}
 	})
 }
+
+// A port scan through a forward opens and gives up streams by the thousand. It must not cost the
+// session that everything else runs in: from some point on opens fail here, for a while.
+func TestGivingUpManyStreamsKeepsTheSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := message.Pipe(16, 64<<10)
+		client, server := mux.New(a, mux.Config{Client: true}), mux.New(b, mux.Config{})
+		defer client.Close(message.OK, "")
+		defer server.Close(message.OK, "")
+		go func() {
+			for {
+				s, err := server.Accept(context.Background())
+				if err != nil {
+					return
+				}
+				check(t, s.Accept())
+			}
+		}()
+		failed := 0
+		for range 3000 {
+			s, err := client.Open(t.Context(), 1, nil)
+			var refused *mux.StreamError
+			if errors.As(err, &refused) && refused.Code == message.TooMany {
+				failed++
+				continue
+			}
+			check(t, err)
+			check(t, s.Opened(t.Context()))
+			check(t, s.Reset(message.Cancelled))
+			synctest.Wait()
+		}
+		if failed == 0 {
+			t.Error("nothing held 3000 streams up")
+		}
+		if err := server.Err(); err != nil {
+			t.Fatalf("the session ended: %v", err)
+		}
+		time.Sleep(11 * time.Second) // fake
+		s, err := client.Open(t.Context(), 1, nil)
+		check(t, err)
+		check(t, s.Opened(t.Context()))
+	})
+}

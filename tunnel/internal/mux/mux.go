@@ -50,6 +50,10 @@ const (
 	maxResets   = 1000
 	resetPeriod = 10 * time.Second
 
+	// An end that has itself given up nearly as many opens no stream until the period is over: a port
+	// scan through a forward must not cost the session.
+	maxOwnResets = 900
+
 	// lingerRead is how long the reading loop goes on after a write failed: what the other end sent
 	// before it left is still worth having, and its reason is the better error.
 	lingerRead = 2 * time.Second
@@ -168,6 +172,9 @@ func (m *Mux) Open(ctx context.Context, kind uint64, request []byte) (*Stream, e
 	w := &m.w
 	w.mu.Lock() // until the OPEN is queued: ids ascend on the wire
 	defer w.mu.Unlock()
+	if w.resetsInPeriodLocked() >= maxOwnResets {
+		return nil, &StreamError{Code: message.TooMany, Text: "too many streams given up unused", Refused: true}
+	}
 	s, err := m.enter(kind, len(w.control)-w.controlOff > softControl)
 	if err != nil {
 		return nil, err
@@ -532,6 +539,8 @@ const (
 	errPastCredit   = protocolError("data past the credit")
 	errTotal        = protocolError("credit out of range")
 	errResets       = protocolError("too many resets")
+	errSmallWindow  = protocolError("window below the least")
+	errNoCredit     = protocolError("credit of nothing")
 )
 
 // handle acts on one frame of the other end.
@@ -621,6 +630,9 @@ func (s *Stream) handleOpened(f *frame) error {
 	if s.answered {
 		return errOpenedTwice
 	}
+	if f.n < earlyData { // so much may have been sent already
+		return errSmallWindow
+	}
 	s.answered = true
 	w := &s.mux.w
 	w.mu.Lock()
@@ -695,7 +707,7 @@ func (s *Stream) handleReset(f *frame) error {
 	}
 	r.ended = true
 	r.err = &StreamError{Code: f.code, Remote: true}
-	unused := r.window.received == 0
+	unused := r.window.received == 0 && !r.stopped // one that we asked for by STOP is no attack
 	r.queue.drop()
 	if !r.stopped {
 		r.window.drop(m.budget)
@@ -745,7 +757,10 @@ func (s *Stream) handleCredit(f *frame) error {
 	w, h := &s.mux.w, &s.send
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if f.n > math.MaxInt64 || h.limit+f.n > maxVarint {
+	switch {
+	case f.n == 0:
+		return errNoCredit
+	case f.n > math.MaxInt64 || h.limit+f.n > maxVarint:
 		return errTotal
 	}
 	h.limit += f.n

@@ -518,6 +518,10 @@ func (s *Stream) abandon(code message.Code, err error, reset bool) error {
 // resetLocked queues a RESET and ends the send half.
 func (s *Stream) resetLocked(code message.Code, err error) {
 	w := &s.mux.w
+	if s.send.sent == 0 && !s.send.stopped { // RESETs that answer a STOP do not count
+		w.resetsInPeriodLocked()
+		w.resets++
+	}
 	_ = w.controlLocked(func(b []byte) []byte { return appendReset(b, s.id, code) })
 	w.endLocked(s, err)
 }

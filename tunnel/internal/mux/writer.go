@@ -73,7 +73,18 @@ type writer struct {
 	used    int             // how much of buf held plaintext since then
 	flushed []chan struct{} // closed when there is nothing left to write
 
+	resets      int // RESETs of streams that sent nothing, since resetsSince
+	resetsSince time.Time
+
 	messages, bytes uint64
+}
+
+// resetsInPeriodLocked is how many streams this end has given up unused within a period.
+func (w *writer) resetsInPeriodLocked() int {
+	if now := time.Now(); now.Sub(w.resetsSince) > resetPeriod {
+		w.resetsSince, w.resets = now, 0
+	}
+	return w.resets
 }
 
 // Buffers for messages, shared by all tunnels: small ones, and whole ones for those that have a
