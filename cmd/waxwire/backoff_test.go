@@ -93,6 +93,7 @@ func TestKeeper(t *testing.T) {
 			synctest.Wait()
 			close(first.done)
 			time.Sleep(time.Minute)
+			synctest.Wait()
 			want := []time.Duration{250 * time.Millisecond, 750 * time.Millisecond, 1750 * time.Millisecond,
 				3750 * time.Millisecond, 7750 * time.Millisecond, 15750 * time.Millisecond, 30750 * time.Millisecond}
 			if len(k.dials) != len(want) {
@@ -112,6 +113,7 @@ func TestKeeper(t *testing.T) {
 			// The next loss of a good connection starts again at once.
 			close(second.done)
 			time.Sleep(300 * time.Millisecond)
+			synctest.Wait()
 			if got := len(k.dials); got != 8 {
 				t.Errorf("%d dials, want one more at once", got)
 			}
@@ -134,6 +136,7 @@ func TestKeeper(t *testing.T) {
 			synctest.Wait()
 			close(first.done)
 			time.Sleep(31 * time.Second)
+			synctest.Wait()
 			if got := len(k.dials); got != 7 {
 				t.Errorf("%d dials in 31 s, want 7: %v", got, k.dials)
 			}
@@ -169,6 +172,7 @@ func TestKeeper(t *testing.T) {
 			synctest.Wait()
 			close(first.done)
 			time.Sleep(15 * time.Second)
+			synctest.Wait()
 			if len(k.dials) != 1 || k.waits[0] != 20*time.Second {
 				t.Errorf("dialled at %v, waits %v", k.dials, k.waits)
 			}
@@ -184,6 +188,7 @@ func TestKeeper(t *testing.T) {
 			synctest.Wait()
 			close(first.done)
 			time.Sleep(16 * time.Second) // the next try is due at 30.75 s
+			synctest.Wait()
 			n := len(k.dials)
 			retry <- struct{}{}
 			synctest.Wait()
@@ -231,6 +236,7 @@ func TestKeeper(t *testing.T) {
 			synctest.Wait()
 			close(first.done)
 			time.Sleep(5 * time.Second)
+			synctest.Wait()
 			cancel()
 			if err := <-k.result; err != nil {
 				t.Errorf("run: %v", err)

@@ -101,17 +101,19 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 	}
 	ends, stop := catchEnd()
 	defer stop()
+	hangups, stopHangups := catchHangup()
+	defer stopHangups()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 
 	var interrupt endCatcher
 	tun, err := interrupt.first(ctx, ends, func(ctx context.Context) (*tunnel.Tunnel, error) {
 		if !wait { // whoever waits for an answer reads why at the end
-			return c.conn.first(ctx, false, func(err error, away, next time.Duration) {
+			return c.conn.first(ctx, false, nil, func(err error, away, next time.Duration) {
 				c.log.Debug("cannot connect", "err", err, "next", next)
 			})
 		}
-		return c.conn.first(ctx, true, c.sayFailed)
+		return c.conn.first(ctx, true, hangups, c.sayFailed)
 	})
 	if interrupt.signal != nil {
 		return silentExit(signalStatus(interrupt.signal))
@@ -143,8 +145,6 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 	}
 	ended := make(chan error, 1)
 	keeping.Go(func() { ended <- c.keeper.run(ctx, tun) })
-	hangups, stopHangups := catchHangup()
-	defer stopHangups()
 	keeping.Go(func() {
 		for {
 			select {

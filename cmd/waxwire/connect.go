@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"waxwire.example/waxwire/keys"
@@ -68,8 +69,8 @@ const (
 )
 
 // first connects for the first time. Without wait the first failure counts, but for those answers
-// that say "try again", as long as timeout allows.
-func (c *connector) first(ctx context.Context, wait bool, failed func(err error, away, next time.Duration)) (*tunnel.Tunnel, error) {
+// that say "try again", as long as timeout allows. retry asks for the next try now.
+func (c *connector) first(ctx context.Context, wait bool, retry <-chan os.Signal, failed func(err error, away, next time.Duration)) (*tunnel.Tunnel, error) {
 	start := time.Now()
 	notFound := 0
 	for tries := 1; ; tries++ {
@@ -98,6 +99,7 @@ func (c *connector) first(ctx context.Context, wait bool, failed func(err error,
 		failed(err, time.Since(start), next)
 		select {
 		case <-time.After(next):
+		case <-retry:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

@@ -62,7 +62,7 @@ func (a *app) runPipe(c *connector, target forward.Address) error {
 
 	var interrupt endCatcher
 	tun, err := interrupt.first(ctx, ends, func(ctx context.Context) (*tunnel.Tunnel, error) {
-		return c.first(ctx, false, func(error, time.Duration, time.Duration) {})
+		return c.first(ctx, false, nil, func(error, time.Duration, time.Duration) {})
 	})
 	if interrupt.signal != nil {
 		return silentExit(signalStatus(interrupt.signal))
@@ -91,8 +91,13 @@ func (a *app) runPipe(c *connector, target forward.Address) error {
 func (a *app) copyPipe(st *tunnel.Stream, target forward.Address, srv server) error {
 	sent := make(chan error, 1)
 	go func() {
-		_, err := io.Copy(st, a.ui.in) // may outlive us: nothing ends a read of a terminal
-		if err == nil {
+		in := &input{r: a.ui.in}
+		_, err := io.Copy(st, in) // may outlive us: nothing ends a read of a terminal
+		switch {
+		case in.err != nil: // the other end must not take what it has for all there was
+			st.Reset(tunnel.Cancelled)
+			err = fail(codeFailure, in.err, "cannot read standard input: "+visible(plain(in.err)))
+		case err == nil:
 			err = st.CloseWrite()
 		}
 		sent <- err
@@ -107,6 +112,14 @@ func (a *app) copyPipe(st *tunnel.Stream, target forward.Address, srv server) er
 		st.Reset(tunnel.Cancelled)
 		return fail(codeFailure, out.err, "cannot write to standard output: "+visible(plain(out.err)))
 	case err != nil:
+		var f *failure
+		select {
+		case serr := <-sent:
+			if errors.As(serr, &f) {
+				return f
+			}
+		default:
+		}
 		return explainStream(err, srv, target)
 	}
 	// The target has said all it had to say. Whoever reads our output sees the end, and may go on
@@ -118,12 +131,29 @@ func (a *app) copyPipe(st *tunnel.Stream, target forward.Address, srv server) er
 		f.Close()
 	}
 	var se *tunnel.StreamError
-	if err := <-sent; errors.As(err, &se) && se.Remote {
-		return nil // it wanted no more, and had ended properly before
-	} else if err != nil {
+	var f *failure
+	switch err := <-sent; {
+	case err == nil, errors.As(err, &se) && se.Remote: // it wanted no more, and had ended properly before
+		return nil
+	case errors.As(err, &f):
+		return f
+	default:
 		return explainStream(err, srv, target)
 	}
-	return nil
+}
+
+// input remembers that it was standard input that failed, not the tunnel.
+type input struct {
+	r   io.Reader
+	err error
+}
+
+func (i *input) Read(p []byte) (int, error) {
+	n, err := i.r.Read(p)
+	if err != nil && err != io.EOF {
+		i.err = err
+	}
+	return n, err
 }
 
 // output remembers that it was standard output that failed, not the tunnel.
