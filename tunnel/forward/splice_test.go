@@ -88,3 +88,62 @@ func TestClip(t *testing.T) {
 		}
 	}
 }
+
+// The kernel tells a reset once. If a write was told, the read after it sees an end of file, which
+// must not be taken for a clean one.
+func TestResetToldToWriter(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux says what became of a connection")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	connect := func() (near, far *net.TCPConn) {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []net.Conn{c, s} {
+			c.SetDeadline(time.Now().Add(20 * time.Second))
+			t.Cleanup(func() { c.Close() })
+		}
+		return c.(*net.TCPConn), s.(*net.TCPConn)
+	}
+	atEnd := func(c *net.TCPConn) {
+		t.Helper()
+		if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Fatalf("read %d bytes, %v; want the end", n, err)
+		}
+	}
+
+	near, far := connect()
+	far.SetLinger(0)
+	far.Close()
+	for err = nil; err == nil; {
+		_, err = near.Write([]byte("x"))
+	}
+	atEnd(near)
+	if s := (&splicer{local: near}); !s.wasReset() {
+		t.Error("a reset that a write was told of is taken for a clean end")
+	}
+
+	near, far = connect()
+	far.CloseWrite()
+	atEnd(near)
+	s := &splicer{local: near}
+	if s.wasReset() {
+		t.Error("a half-close is taken for a reset")
+	}
+	s.finished.Store(true)
+	near.CloseWrite()
+	atEnd(far)
+	if s.wasReset() {
+		t.Error("an end of both ways is taken for a reset")
+	}
+}
