@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -287,7 +288,10 @@ func cmdFetch(ts *testscript.TestScript, neg bool, args []string) {
 	if addr == "" {
 		network, addr, path = "unix", "/"+path, ""
 	}
-	t := &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) { return net.Dial(network, addr) }}
+	var d net.Dialer
+	t := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return d.DialContext(ctx, network, addr)
+	}}
 	req, err := http.NewRequest("GET", "http://localhost/"+path, nil)
 	ts.Check(err)
 	if len(args) > 2 {
