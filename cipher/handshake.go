@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 
-	"waxwire.example/waxwire/internal/erasetrace"
 	"waxwire.example/waxwire/keys"
 	"waxwire.example/waxwire/keys/erase"
 )
@@ -210,7 +209,6 @@ func (h *Handshake) write(dst, payload []byte) ([]byte, error) {
 			var pub *mlkem.EncapsulationKey768
 			if pub, err = parseKEMKey(h.re1); err == nil {
 				secret, ciphertext := h.fixed.encapsulate(pub)
-				erasetrace.Secret("kem", secret)
 				dst = h.sym.encryptAndHash(dst, ciphertext)
 				err = h.sym.mixKey(secret)
 			}
@@ -290,7 +288,6 @@ func (h *Handshake) readKEM(sealed []byte) error {
 	if err != nil {
 		return err
 	}
-	erasetrace.Secret("kem", secret)
 	h.e1.wipe()
 	return h.sym.mixKey(secret)
 }
@@ -325,7 +322,6 @@ func (h *Handshake) mix(t token) error {
 	if err != nil {
 		return err
 	}
-	erasetrace.Secret("dh", secret)
 	return h.sym.mixKey(secret)
 }
 
@@ -408,9 +404,6 @@ func (h *Handshake) fail(err error) {
 
 func (h *Handshake) wipe(err error) {
 	h.err = err
-	if erasetrace.SkipWipe {
-		return
-	}
 	h.sym.wipe()
 	h.e.wipe()
 	h.e1.wipe()

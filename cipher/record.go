@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"time"
 
-	"waxwire.example/waxwire/internal/erasetrace"
 	"waxwire.example/waxwire/keys/erase"
 )
 
@@ -54,13 +53,10 @@ func newDirection(s Suite, ts *[32]byte) (*direction, error) {
 
 // derive makes key and iv from ts. PROTOCOL.md §3.
 func (d *direction) derive() (err error) {
-	erasetrace.Secret("ts", d.ts[:])
 	d.expand(&d.temp, &d.ts, append([]byte("waxwire/1 key"), byte(d.suite))...)
-	erasetrace.Secret("key", d.temp[:keySize])
 	d.key, err = newAEADKey(d.suite, d.temp[:keySize])
 	d.expand(&d.temp, &d.ts, append([]byte("waxwire/1 iv"), byte(d.suite))...)
 	copy(d.iv[:], d.temp[:])
-	erasetrace.Secret("iv", d.iv[:])
 	clear(d.temp[:])
 	return err
 }
@@ -108,9 +104,6 @@ func (d *direction) count(n int) {
 func (d *direction) wipe(err error) {
 	if d.err == nil {
 		d.err = err
-	}
-	if erasetrace.SkipWipe {
-		return
 	}
 	d.key.wipe()
 	d.hasher.wipe()

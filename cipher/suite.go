@@ -15,7 +15,6 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 	"golang.org/x/sys/cpu"
 
-	"waxwire.example/waxwire/internal/erasetrace"
 	"waxwire.example/waxwire/keys"
 	"waxwire.example/waxwire/keys/erase"
 )
@@ -192,7 +191,6 @@ type ephemeral struct{ key *ecdh.PrivateKey }
 func newEphemeral(fixed []byte) (ephemeral, error) {
 	scalar := secretBytes(dhSize, fixed)
 	defer clear(scalar)
-	erasetrace.Secret("ephemeral", scalar)
 	key, err := ecdh.X25519().NewPrivateKey(scalar)
 	if err != nil {
 		return ephemeral{}, err
@@ -225,7 +223,6 @@ type kemKey struct{ key *mlkem.DecapsulationKey768 }
 func newKEMKey(fixed []byte) (kemKey, error) {
 	seed := secretBytes(kemSeedSize, fixed)
 	defer clear(seed)
-	erasetrace.Secret("mlkem-seed", seed)
 	key, err := mlkem.NewDecapsulationKey768(seed)
 	if err != nil {
 		return kemKey{}, err

@@ -3,8 +3,6 @@ package cipher
 import (
 	"encoding/binary"
 	"math"
-
-	"waxwire.example/waxwire/internal/erasetrace"
 )
 
 // A symmetricState is Noise's SymmetricState with its CipherState: the chaining key, the transcript
@@ -38,7 +36,6 @@ func (s *symmetricState) mixHash(data []byte) { s.hash(&s.h, s.h[:], data) }
 func (s *symmetricState) hkdf(ikm []byte, n int) {
 	prk := &s.ck // the chaining key is replaced by every caller, or wiped
 	s.hmac(prk, &s.ck, ikm)
-	erasetrace.Secret("prk", prk[:])
 	s.hmac(&s.temp[0], prk, []byte{1})
 	for i := 1; i < n; i++ {
 		s.hmac(&s.temp[i], prk, s.temp[i-1][:], []byte{byte(i + 1)})
@@ -53,7 +50,6 @@ func (s *symmetricState) mixKey(ikm []byte) error {
 	s.hkdf(ikm, 2)
 	clear(ikm)
 	s.ck = s.temp[0]
-	erasetrace.Secret("ck", s.ck[:])
 	return s.setKey(&s.temp[1])
 }
 
@@ -61,7 +57,6 @@ func (s *symmetricState) mixKeyAndHash(psk []byte) error {
 	defer s.clearTemp()
 	s.hkdf(psk, 3)
 	s.ck = s.temp[0]
-	erasetrace.Secret("ck", s.ck[:])
 	s.mixHash(s.temp[1][:])
 	return s.setKey(&s.temp[2])
 }
@@ -69,7 +64,6 @@ func (s *symmetricState) mixKeyAndHash(psk []byte) error {
 func (s *symmetricState) setKey(key *[hashSize]byte) (err error) {
 	s.key.wipe()
 	s.n = 0
-	erasetrace.Secret("handshake-key", key[:])
 	s.key, err = newAEADKey(s.suite, key[:])
 	return err
 }

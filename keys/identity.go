@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"sync"
 
-	"waxwire.example/waxwire/internal/erasetrace"
 	"waxwire.example/waxwire/keys/erase"
 	"waxwire.example/waxwire/keys/internal/bech32"
 )
@@ -48,7 +47,6 @@ func Generate() (*Identity, error) {
 
 // newIdentity makes an identity of the secret, which it does not keep. Call it under erase.
 func newIdentity(secret []byte) (*Identity, error) {
-	erasetrace.Secret("static", secret)
 	key, err := ecdh.X25519().NewPrivateKey(secret)
 	if err != nil {
 		return nil, err
@@ -81,7 +79,6 @@ func parseIdentity(text []byte) (*Identity, error) {
 	if want := bech32.EncodedLen(secretHRP, KeySize); len(text) != want {
 		return fail(fmt.Sprintf("it has %d characters instead of %d", len(text), want), nil)
 	}
-	erasetrace.Secret("key-text", text)
 	buf := make([]byte, 0, 2*KeySize)
 	defer func() { clear(buf[:cap(buf)]) }()
 	secret, err := bech32.Decode(buf, secretHRP, text, true)
@@ -112,7 +109,6 @@ func (id *Identity) MarshalText() ([]byte, error) {
 		err = id.withSecret(func(secret []byte) error {
 			text = make([]byte, 0, bech32.EncodedLen(secretHRP, KeySize))
 			text = bech32.Append(text, secretHRP, secret, true)
-			erasetrace.Secret("key-text", text)
 			return nil
 		})
 	})
@@ -155,9 +151,6 @@ func (id *Identity) DH(peer PublicKey) ([]byte, error) {
 func (id *Identity) Wipe() {
 	id.mu.Lock()
 	defer id.mu.Unlock()
-	if erasetrace.SkipWipe {
-		return
-	}
 	erase.ECDH(id.key)
 	id.key = nil
 }

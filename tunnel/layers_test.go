@@ -15,12 +15,11 @@ const module = "waxwire.example/waxwire"
 // layers is the order of the packages: each may import the ones it names and no others of ours.
 // Imports point down only, so that who reads a package needs to know nothing of those above it.
 var layers = map[string][]string{
-	"internal/erasetrace":        {},
 	"keys/internal/bech32":       {},
 	"keys/erase/internal/regs":   {},
-	"keys/erase":                 {"keys/erase/internal/regs", "internal/erasetrace"},
-	"keys":                       {"keys/erase", "keys/internal/bech32", "internal/erasetrace"},
-	"cipher":                     {"keys", "keys/erase", "internal/erasetrace"},
+	"keys/erase":                 {"keys/erase/internal/regs"},
+	"keys":                       {"keys/erase", "keys/internal/bech32"},
+	"cipher":                     {"keys", "keys/erase"},
 	"tunnel/internal/message":    {},
 	"tunnel/internal/wsconn":     {"tunnel/internal/message"},
 	"tunnel/internal/session":    {"tunnel/internal/message"},

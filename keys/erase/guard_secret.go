@@ -2,11 +2,7 @@
 
 package erase
 
-import (
-	"runtime/secret"
-
-	"waxwire.example/waxwire/internal/erasetrace"
-)
+import "runtime/secret"
 
 // supported is whether runtime/secret does anything on this system; elsewhere secret.Do only calls f.
 var supported = func() (on bool) {
@@ -19,11 +15,7 @@ var supported = func() (on bool) {
 // record and allocates nothing. A panic of f passes on with its value. Calls may nest, and may run
 // at once.
 func Do(f func()) {
-	switch {
-	case erasetrace.SkipGuard:
-		f()
-		return
-	case !supported:
+	if !supported {
 		scrubDo(f)
 		return
 	}
@@ -33,11 +25,7 @@ func Do(f func()) {
 // Handshake is [Do] for longer work. Where runtime/secret does nothing, f runs on a goroutine of its
 // own; a panic of f, and runtime.Goexit, are carried over to the caller either way.
 func Handshake(f func()) {
-	switch {
-	case erasetrace.SkipGuard:
-		f()
-		return
-	case !supported:
+	if !supported {
 		scrubHandshake(f)
 		return
 	}
