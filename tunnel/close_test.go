@@ -322,8 +322,8 @@ func TestCloseTable(t *testing.T) {
 				readers.Wait()
 				<-e.client.Done()
 				<-e.server.Done()
-				if took := time.Since(begin); took > test.within {
-					t.Errorf("it took %v, want at most %v", took, test.within)
+				if took, want := time.Since(begin), test.within+linger; took > want {
+					t.Errorf("it took %v, want at most %v", took, want)
 				}
 				for i, want := range []error{test.client, test.server} {
 					who, c := "client", e.client

@@ -162,6 +162,10 @@ const (
 	vanishes      // all is read, and nothing arrives
 )
 
+// linger is how long the end of one direction takes to arrive. What the other end is sending meanwhile still
+// leaves it, as over TCP; a net.Pipe that closes at once would make that a race.
+const linger = time.Millisecond
+
 // newValve puts a valve into the way of h's clients.
 func newValve(t *testing.T, h *host) *valve {
 	v := &valve{dialNext: h.netDial, changed: make(chan struct{})}
@@ -236,6 +240,7 @@ func (v *valve) copy(d tunneltest.Direction, dst, src net.Conn) {
 			pieces <- b[:n]
 		}
 		if err != nil {
+			time.Sleep(linger) // the bubble's time
 			return
 		}
 	}
