@@ -188,7 +188,7 @@ func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 	defer tick.Stop()
 	deadline := time.Now().Add(patience)
 	for {
-		b, _ := os.ReadFile(ts.MkAbs(args[0]))
+		b := readStart(ts.MkAbs(args[0]))
 		if m := re.FindSubmatch(b); m != nil {
 			for i, name := range args[2:] {
 				ts.Setenv(name, string(m[i+1]))
@@ -200,6 +200,18 @@ func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		<-tick.C
 	}
+}
+
+// readStart reads what a file that is being written has, up to a bound: a reader that waits for the end of
+// a file may never see it.
+func readStart(name string) []byte {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	b, _ := io.ReadAll(io.LimitReader(f, 1<<20))
+	return b
 }
 
 // serve KIND VAR: a server of the test's own; VAR is set to its address.
@@ -246,12 +258,10 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 			b, _ := io.ReadAll(c)
 			c.Write(b)
 		})
-	case "source": // sends for ever
+	case "source": // sends more than any pipe holds, and keeps the connection
 		go eachConn(l, func(c net.Conn) {
-			for {
-				if _, err := c.Write(make([]byte, 1<<16)); err != nil {
-					return
-				}
+			if _, err := c.Write(make([]byte, 8<<20)); err == nil {
+				io.Copy(io.Discard, c)
 			}
 		})
 	case "hold": // says hello and keeps the connection
