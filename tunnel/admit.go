@@ -33,8 +33,11 @@ type admission struct {
 	mu          sync.Mutex
 	unconfirmed int
 	sources     map[netip.Prefix]*source
-	peers       map[keys.PublicKey]*rate.Limiter
+	peers       map[keys.PublicKey]*peerRates
 }
+
+// peerRates are those of one key.
+type peerRates struct{ begin, resume *rate.Limiter }
 
 // source is one network address that asks.
 type source struct {
@@ -48,7 +51,7 @@ func newAdmission(l Limits) *admission {
 		slots:    make(chan struct{}, min(bound(l.Handshakes, 2*runtime.GOMAXPROCS(0)), 1<<16)),
 		refusals: rate.NewLimiter(refusalsPerSec, refusalsPerSec),
 		sources:  make(map[netip.Prefix]*source),
-		peers:    make(map[keys.PublicKey]*rate.Limiter),
+		peers:    make(map[keys.PublicKey]*peerRates),
 	}
 }
 
@@ -103,19 +106,25 @@ func (a *admission) forgetLocked() bool {
 	return len(a.sources) < maxSources
 }
 
-// peer charges a key for a connection.
-func (a *admission) peer(key keys.PublicKey) bool {
+// peer charges a key for a connection: a new one, or one that goes on where another was lost.
+func (a *admission) peer(key keys.PublicKey, resume bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	l := a.peers[key]
-	if l == nil {
+	r := a.peers[key]
+	if r == nil {
 		if len(a.peers) >= maxSources {
 			clear(a.peers)
 		}
-		l = newLimiter(a.limits.PeerRate, 20, a.limits.PeerBurst, 50)
-		a.peers[key] = l
+		r = &peerRates{
+			begin:  newLimiter(a.limits.PeerRate, 20, a.limits.PeerBurst, 50),
+			resume: newLimiter(a.limits.ResumeRate, 50, a.limits.ResumeBurst, 100),
+		}
+		a.peers[key] = r
 	}
-	return l.Allow()
+	if resume {
+		return r.resume.Allow()
+	}
+	return r.begin.Allow()
 }
 
 func newLimiter(perSecond, standard, burst, standardBurst int) *rate.Limiter {

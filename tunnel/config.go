@@ -44,12 +44,17 @@ type Config struct {
 	Header http.Header
 	Host   string
 
+	// Alternates are further URLs of the same server, which holds the same key. They are tried in turn
+	// where one fails.
+	Alternates []string
+
 	// HandshakeTimeout bounds a dial as a whole. Zero: 20 s.
 	HandshakeTimeout time.Duration
 	// Logger gets what is worth a note. Nil: nothing is logged.
 	Logger *slog.Logger
 
 	timing secure.Timing // tests shorten it
+	host   host          // tests have their own
 }
 
 // Padding says how the lengths of records are blurred, at the price of some bytes.
@@ -127,10 +132,18 @@ type Limits struct {
 	ConfirmTimeout time.Duration
 	// Connections is how many clients may be connected. Default: 10,000.
 	Connections int
-	// PerPeer is how many connections one key may have. Default: 16.
+	// PerPeer is how many connections one key may have, and how many tunnels beside them that have lost
+	// theirs: past it the one goes that has been away the longest. Default: 16.
 	PerPeer int
+	// KeptBytes is what all tunnels together may keep of what clients have not acknowledged; no key may
+	// have more than an eighth of it. At the bound tunnels wait, and those that have lost their
+	// connection go, of the key that has the most. Default: 1 GiB, or a quarter of the memory.
+	KeptBytes int
 	// PeerRate and PeerBurst bound how often one key may connect, per second. Default: 20 and 50.
 	PeerRate, PeerBurst int
+	// ResumeRate and ResumeBurst are the same for going on where a connection was lost. Default: 50 and
+	// 100.
+	ResumeRate, ResumeBurst int
 }
 
 func bound(configured, standard int) int {

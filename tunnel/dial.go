@@ -12,46 +12,109 @@ import (
 	"waxwire.example/waxwire/tunnel/internal/wsconn"
 )
 
-// Dial opens a tunnel to the server at a ws:// or wss:// URL. ctx bounds the dial, not the tunnel.
+// Dial opens a tunnel to the server at a ws:// or wss:// URL, or, if that cannot be reached, at one of
+// [Config.Alternates]. ctx bounds the dial, not the tunnel. A tunnel that loses its connection dials
+// again by itself, as long as it takes, and goes on where it was.
 //
 // When Dial returns, the server has proved its key and this end has sent its proof. Errors:
 // [*RefusedError] is the server's own word; [ErrNotFound], [ErrAnswer] and [*AnswerError] are answers
 // that nobody vouches for; anything else is the network's.
 func Dial(ctx context.Context, url string, cfg *Config) (*Tunnel, error) {
-	conn, e, err := dial(ctx, url, cfg, session.Request())
+	d, err := newDialer(url, cfg)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := session.ParseAnswer(e.Session); err != nil {
+	var request session.Request
+	conn, e, err := d.first(ctx, request.Append(nil))
+	if err != nil {
+		return nil, err
+	}
+	a, err := session.ParseAnswer(e.Session, &request)
+	if err != nil {
 		conn.Kill(secure.ErrAnswer)
 		return nil, ErrAnswer
 	}
-	return newTunnel(conn, mux.Config{Client: true}), nil
+	if err := d.start(ctx, conn, nil); err != nil {
+		return nil, err
+	}
+	lost := make(chan detachment, 1)
+	t := newTunnel(conn, session.Config{
+		Client: true, ID: a.ID, Lifetime: a.Lifetime,
+		Detached: func(why error, heard bool) { lost <- detachment{why, heard} },
+	}, mux.Config{Client: true})
+	t.tasks.Go(func() { t.keepConnected(d, lost) })
+	return t, nil
 }
 
 // DialConn opens a plain sealed connection: whole messages both ways, without streams. The server
 // must have [Server.PlainConns] set.
 func DialConn(ctx context.Context, url string, cfg *Config) (*Conn, error) {
-	conn, _, err := dial(ctx, url, cfg, nil)
+	d, err := newDialer(url, cfg)
 	if err != nil {
+		return nil, err
+	}
+	conn, _, err := d.first(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.start(ctx, conn, nil); err != nil {
 		return nil, err
 	}
 	return newConn(conn), nil
 }
 
-// dial is the way up for a client: the hello in the upgrade of a WebSocket, the sealed answer, the
-// first record. PROTOCOL.md §2, §4.
-func dial(ctx context.Context, target string, cfg *Config, request []byte) (*secure.Conn, *secure.Established, error) {
+// A dialer makes connections to one server. Only one goroutine uses it at a time.
+type dialer struct {
+	cfg  *Config
+	urls []string
+	at   int // the one to try next
+}
+
+func newDialer(url string, cfg *Config) (*dialer, error) {
 	if err := cfg.check(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	d := &dialer{cfg: cfg, urls: append([]string{url}, cfg.Alternates...)}
+	for _, u := range d.urls {
+		if err := checkURL(u); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+func checkURL(target string) error {
 	u, err := url.Parse(target)
 	if err != nil {
-		return nil, nil, publicError(err)
+		return publicError(err)
 	}
 	if (u.Scheme != "ws" && u.Scheme != "wss") || u.Host == "" || u.User != nil || u.Fragment != "" {
-		return nil, nil, errors.New("tunnel: the URL must be ws://HOST[:PORT]/PATH or wss://…")
+		return errors.New("tunnel: the URL must be ws://HOST[:PORT]/PATH or wss://…")
 	}
+	return nil
+}
+
+// first tries each URL once.
+func (d *dialer) first(ctx context.Context, request []byte) (conn *secure.Conn, e *secure.Established, err error) {
+	for range d.urls {
+		conn, e, err = d.dial(ctx, request)
+		var refused *RefusedError
+		if err == nil || ctx.Err() != nil || errors.As(err, &refused) {
+			break
+		}
+	}
+	return conn, e, err
+}
+
+// dial is the way up for a client: the hello in the upgrade of a WebSocket, and the sealed answer. The
+// first record, by [dialer.start], comes next. PROTOCOL.md §2. After a failure it is the next URL's turn.
+func (d *dialer) dial(ctx context.Context, request []byte) (conn *secure.Conn, e *secure.Established, err error) {
+	cfg, target := d.cfg, d.urls[d.at]
+	defer func() {
+		if err != nil {
+			d.at = (d.at + 1) % len(d.urls)
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, cfg.handshakeTimeout())
 	defer cancel()
 
@@ -76,16 +139,18 @@ func dial(ctx context.Context, target string, cfg *Config, request []byte) (*sec
 		ws.CloseNow()
 		return nil, nil, ErrAnswer
 	}
-	e, err := hello.Finish(sealed, true)
-	if err != nil {
+	if e, err = hello.Finish(sealed, true); err != nil {
 		ws.CloseNow()
 		return nil, nil, publicError(err)
 	}
-	conn := secure.New(ws, e, cfg.timing)
-	if err := conn.Start(ctx); err != nil {
-		return nil, nil, publicError(err)
-	}
-	return conn, e, nil
+	return secure.New(ws, e, cfg.timing), e, nil
+}
+
+// start sends the first record: first, or a PING. PROTOCOL.md §4.
+func (d *dialer) start(ctx context.Context, conn *secure.Conn, first []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.handshakeTimeout())
+	defer cancel()
+	return publicError(conn.Start(ctx, first))
 }
 
 // answerError makes an error of any answer but a good 101.

@@ -13,8 +13,12 @@
 // Noise IK handshake with X25519 and ML-KEM-768, in which each end proves its own key: the server's is
 // given in [Config], the client's is looked up in [Server.Peers]. There is no mode without.
 //
-// On every path by which a tunnel ends, its keys are erased before anybody learns that it ended. The
-// end is [io.EOF] only if the other end sealed it; a lost connection is [ErrTruncated].
+// A tunnel that loses its network connection makes another one, with keys of its own, and goes on where
+// it was: nothing that was written is lost or arrives twice. What has not been acknowledged is kept in
+// memory until then. If the server keeps it no longer, all streams fail with [SessionLost].
+//
+// On every path by which a connection ends, its keys are erased before anybody learns that it ended. The
+// end of a tunnel is [io.EOF] only if both ends have sealed it.
 //
 // What is written to a tunnel stays in the program's own buffers, in those of the WebSocket library
 // and in the kernel's as long as they like: the promise is about keys.
@@ -23,7 +27,7 @@
 //
 // A message is at most [Config.MaxMessage] bytes on the wire. A stream may have 256 KiB under way, and
 // more as the path needs it, up to 16 MiB; a tunnel has at most 1024 streams each way. [Limits] bounds
-// what clients cost a server. A tunnel ends with its network connection.
+// what clients cost a server.
 //
 // The wire is described in PROTOCOL.md, beside this file.
 package tunnel

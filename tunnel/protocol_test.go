@@ -284,7 +284,7 @@ func TestProtocolTables(t *testing.T) {
 		t.Errorf("the code has %d padding policies, Table 4.3 %d", got, len(pad))
 	}
 
-	segments := withPrefix(ses, "segment", "segmentOverhead")
+	segments := withPrefix(ses, "segment", "segmentOverhead", "segmentCost", "segmentStart", "segmentTail")
 	for word, short := range map[string]string{"frames": "seg", "datagram": "dgram"} {
 		segments[short] = segments[word]
 		delete(segments, word)
@@ -294,7 +294,6 @@ func TestProtocolTables(t *testing.T) {
 
 	// What is reserved is in no constant. That it is refused is TestStrangerBreaksRules's.
 	compare(t, "4.2", numbers(t, "4.2", 1, 0), map[string]int64{"RENEW1": 6, "RENEW2": 7})
-	compare(t, "6.2", numbers(t, "6.2", 1, 0), map[string]int64{"FROM": 5})
 
 	kinds := make(map[string]int64)
 	for k := range tunnel.Kind(64) {
@@ -329,46 +328,54 @@ func TestProtocolLimits(t *testing.T) {
 		"max, most":                  sec["MaxMax"],
 		"first record, as a message": sec["firstMax"],
 		"WebSocket control frames before the first record has opened": ws["maxControlFrames"],
-		"tag of a record":                          cip["Overhead"],
-		"text of CLOSE and END":                    msg["MaxReason"],
-		"epoch of a sender, plaintext":             cip["RekeyBytes"],
-		"epoch of a sender, records":               cip["RekeyRecords"],
-		"epoch of a sender, from its first record": cip["RekeyAfter"],
-		"epoch that a receiver takes, plaintext":   cip["MaxEpochBytes"],
-		"epoch that a receiver takes, records":     cip["MaxEpochRecords"],
-		"one message, from its first frame":        ws["messageTimeout"],
-		"request of OPEN":                          mux["MaxRequest"],
-		"text of REFUSED":                          mux["MaxText"],
-		"data before OPENED":                       mux["earlyData"],
-		"least window of OPENED":                   mux["minWindow"],
-		"largest integer":                          mux["maxVarint"],
-		"resets of unused streams":                 mux["maxResets"],
-		"resets are counted over":                  mux["resetPeriod"],
+		"tag of a record":                               cip["Overhead"],
+		"text of CLOSE and END":                         msg["MaxReason"],
+		"epoch of a sender, plaintext":                  cip["RekeyBytes"],
+		"epoch of a sender, records":                    cip["RekeyRecords"],
+		"epoch of a sender, from its first record":      cip["RekeyAfter"],
+		"epoch that a receiver takes, plaintext":        cip["MaxEpochBytes"],
+		"epoch that a receiver takes, records":          cip["MaxEpochRecords"],
+		"one message, from its first frame":             ws["messageTimeout"],
+		"request of OPEN":                               mux["MaxRequest"],
+		"text of REFUSED":                               mux["MaxText"],
+		"data before OPENED":                            mux["earlyData"],
+		"least window of OPENED":                        mux["minWindow"],
+		"largest integer":                               mux["maxVarint"],
+		"connections in a row that end in a bad record": ses["maxBadRecords"],
+		"resets of unused streams":                      mux["maxResets"],
+		"resets are counted over":                       mux["resetPeriod"],
 	}
 	defaults := map[string]int64{
-		"max":                                  sec["DefaultMax"],
-		"hellos remembered, accepted":          sec["replayEnrolled"],
-		"hellos remembered, refused":           sec["replayRefused"],
-		"sealed refusals a second":             tun["refusalsPerSec"],
-		"from the request to the first record": inSource(t, "server.go", "s.Limits.ConfirmTimeout <= 0 {\n\t\treturn "),
-		"a whole dial":                         tun["defaultHandshakeTimeout"],
-		"writing one record":                   inSource(t, "internal/secure/conn.go", "t.Write = "),
-		"writing CLOSE":                        sec["closeWriteTimeout"],
-		"waiting for the other end to close":   sec["closeWait"],
-		"waiting for END":                      ses["endWait"],
-		"silence before a PING":                inSource(t, "internal/secure/conn.go", "t.Ping = "),
-		"from a PING to a sign of life":        inSource(t, "internal/secure/conn.go", "t.Pong = "),
-		"records that move nothing, a second":  inSource(t, "internal/secure/conn.go", "idleRecords: rate.NewLimiter("),
-		"records that move nothing, at once":   inSource(t, "internal/secure/conn.go", "idleRecords: rate.NewLimiter(20,"),
-		"streams, of both ends":                inSource(t, "internal/mux/mux.go", "or(cfg.MaxStreams,"),
-		"undecided streams":                    inSource(t, "internal/mux/mux.go", "or(cfg.MaxPending,"),
-		"opens a second":                       inSource(t, "internal/mux/mux.go", "or(cfg.OpenRate,"),
-		"opens at once":                        inSource(t, "internal/mux/mux.go", "or(cfg.OpenBurst,"),
-		"first window of a stream, at most":    inSource(t, "internal/mux/mux.go", "or(cfg.Window,"),
-		"largest window of a stream":           inSource(t, "internal/mux/mux.go", "or(cfg.MaxWindow,"),
-		"windows of a session together":        inSource(t, "internal/mux/mux.go", "or(cfg.SessionWindow,"),
-		"writing what is left at a close":      inSource(t, "internal/mux/mux.go", "m.closeTimeout == 0 {\n\t\tm.closeTimeout = "),
-		"control frames of streams that wait":  mux["maxControl"],
+		"max":                                     sec["DefaultMax"],
+		"hellos remembered, accepted":             sec["replayEnrolled"],
+		"hellos remembered, refused":              sec["replayRefused"],
+		"sealed refusals a second":                tun["refusalsPerSec"],
+		"from the request to the first record":    inSource(t, "server.go", "s.Limits.ConfirmTimeout <= 0 {\n\t\treturn "),
+		"a whole dial":                            tun["defaultHandshakeTimeout"],
+		"writing one record":                      inSource(t, "internal/secure/conn.go", "t.Write = "),
+		"writing CLOSE":                           sec["closeWriteTimeout"],
+		"waiting for the other end to close":      sec["closeWait"],
+		"waiting for END":                         ses["endWait"],
+		"session without a connection":            tun["defaultResumeFor"],
+		"segments kept, at first":                 ses["keepFirst"],
+		"segments kept, most":                     ses["keepMost"],
+		"charged for a segment beside its length": ses["segmentCost"],
+		"bytes that come before an ACK":           ses["ackBytes"],
+		"time before an ACK":                      ses["ackDelay"],
+		"without an ACK before a PING":            ses["stallAfter"],
+		"silence before a PING":                   inSource(t, "internal/secure/conn.go", "t.Ping = "),
+		"from a PING to a sign of life":           inSource(t, "internal/secure/conn.go", "t.Pong = "),
+		"records that move nothing, a second":     inSource(t, "internal/secure/conn.go", "idleRecords: rate.NewLimiter("),
+		"records that move nothing, at once":      inSource(t, "internal/secure/conn.go", "idleRecords: rate.NewLimiter(20,"),
+		"streams, of both ends":                   inSource(t, "internal/mux/mux.go", "or(cfg.MaxStreams,"),
+		"undecided streams":                       inSource(t, "internal/mux/mux.go", "or(cfg.MaxPending,"),
+		"opens a second":                          inSource(t, "internal/mux/mux.go", "or(cfg.OpenRate,"),
+		"opens at once":                           inSource(t, "internal/mux/mux.go", "or(cfg.OpenBurst,"),
+		"first window of a stream, at most":       inSource(t, "internal/mux/mux.go", "or(cfg.Window,"),
+		"largest window of a stream":              inSource(t, "internal/mux/mux.go", "or(cfg.MaxWindow,"),
+		"windows of a session together":           inSource(t, "internal/mux/mux.go", "or(cfg.SessionWindow,"),
+		"writing what is left at a close":         inSource(t, "internal/mux/mux.go", "m.closeTimeout == 0 {\n\t\tm.closeTimeout = "),
+		"control frames of streams that wait":     mux["maxControl"],
 	}
 	for table, code := range map[string]map[string]int64{"9.1": limits, "9.2": defaults} {
 		text := numbers(t, table, 0, 1)
@@ -376,6 +383,8 @@ func TestProtocolLimits(t *testing.T) {
 			switch row[2] {
 			case "s":
 				text[row[0]] *= int64(time.Second)
+			case "ms":
+				text[row[0]] *= int64(time.Millisecond)
 			case "", "bytes":
 			default:
 				t.Errorf("Table %s: %q has the unit %q", table, row[0], row[2])
@@ -741,6 +750,7 @@ type socket struct {
 	client  bool
 	out, in *half
 	frames  []byte // of segments that came and are not yet looked at
+	counted uint64 // segments that came
 }
 
 func (s *socket) send(plaintext []byte) error { return s.frame(2, s.out.seal(plaintext)) }
@@ -798,7 +808,7 @@ func (s *socket) receive() ([]byte, error) {
 	}
 }
 
-// next returns the next record but PING, which it answers, and REKEY, which it obeys.
+// next returns the next record but PING, which it answers, REKEY, which it obeys, and ACK.
 func (s *socket) next() ([]byte, error) {
 	for {
 		p, err := s.receive()
@@ -813,9 +823,20 @@ func (s *socket) next() ([]byte, error) {
 				return nil, err
 			}
 		default:
+			if len(p) > 1 && p[0] == 1 && (p[1] == 1 || p[1] == 4) {
+				s.counted++
+			}
+			if len(p) == 10 && p[0] == 1 && p[1] == 2 {
+				continue
+			}
 			return p, nil
 		}
 	}
+}
+
+// ack says how many counted segments have come.
+func (s *socket) ack() error {
+	return s.send(binary.BigEndian.AppendUint64([]byte{1, 2}, s.counted))
 }
 
 // streams reads segments until the frames that came are as wanted, CREDIT apart. It returns what is wrong.
@@ -862,7 +883,7 @@ func dialStranger(t *testing.T, address string, service string, server keys.Publ
 	}
 	fields := readPayload(t, must[[]byte](t)(s.readNoise2(static, e, kem, noise2)))
 	answer := fields[6]
-	if len(answer) != 33 || answer[0] != 0 || !bytes.Equal(answer[17:], []byte{0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}) {
+	if len(answer) != 33 || answer[0] != 0 || !bytes.Equal(answer[17:29], []byte{0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}) {
 		t.Fatalf("session answer %x", answer)
 	}
 	suite := fields[2][0]
@@ -927,9 +948,9 @@ func TestStrangerClient(t *testing.T) {
 			check(stream.CloseWrite())
 			check(s.streams("\x04\x01\x02ho" + "\x05\x01"))
 
-			check(s.send([]byte{1, 2, 0, 0, 0, 0, 0, 0, 0, 3})) // ACK
-			check(s.send([]byte{1, 3, 9, 9}))                   // DGRAM
-			check(s.send([]byte{1, 4, 0, 0}))                   // END
+			check(s.ack())
+			check(s.send([]byte{1, 3, 9, 9})) // DGRAM
+			check(s.send([]byte{1, 4, 0, 0})) // END
 			if p, err := s.next(); err != nil || string(p) != "\x01\x04\x00\x00" {
 				t.Errorf("got %x, %v; want END", p, err)
 			}
@@ -960,7 +981,7 @@ func TestStrangerBreaksRules(t *testing.T) {
 		"CLOSE with text that is not UTF-8":   "\x02\x00\x00\xff",
 		"SEG without a frame, Table 6.1":      "\x01\x01",
 		"ACK of what was not sent, Table 6.1": "\x01\x02\x00\x00\x00\x00\x00\x00\x00\x01",
-		"FROM, Table 6.2":                     "\x01\x05\x00\x00\x00\x00\x00\x00\x00\x01",
+		"FROM on a first connection, §6.8":    "\x01\x05\x00\x00\x00\x00\x00\x00\x00\x01",
 		"frame type 0, §7.1":                  "\x01\x01\x00",
 		"frame type 9, §7.1":                  "\x01\x01\x09\x01",
 		"frame cut short, §7.1":               "\x01\x01\x04\x01\x05hi",
@@ -1121,7 +1142,7 @@ func serveStranger(t *testing.T, l net.Listener, static *ecdh.PrivateKey, client
 	if p, err := sock.next(); err != nil || string(p) != "\x01\x04\x00\x00" {
 		return fmt.Errorf("got %x, %v; want END", p, err)
 	}
-	if err := sock.send([]byte{1, 4, 0, 0}); err != nil {
+	if err := errors.Join(sock.send([]byte{1, 4, 0, 0}), sock.ack()); err != nil {
 		return err
 	}
 	if p, err := sock.next(); err != nil || string(p) != "\x02\x00\x00" {

@@ -3,9 +3,11 @@ package tunnel
 import (
 	"bufio"
 	"context"
+	"encoding/hex"
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -65,6 +67,9 @@ type Server struct {
 	Suite      cipher.Suite
 	MaxMessage int
 	Padding    Padding
+	// ResumeFor is how long a tunnel that has lost its connection is kept for its client to come back.
+	// Zero: 10 minutes. Negative: not at all.
+	ResumeFor time.Duration
 	// PlainConns accepts clients that ask for a [Conn] instead of a Tunnel; AcceptConn must be called.
 	PlainConns bool
 	// Limits bounds what clients may cost.
@@ -80,32 +85,42 @@ type Server struct {
 	handshake secure.Config
 	admit     *admission
 	replays   secure.ReplayCache
+	sessions  *sessions
 	tunnels   chan *Tunnel
 	conns     chan *Conn
 	base      context.Context // ends with the first Shutdown or Close
 	endBase   context.CancelFunc
+	life      context.Context // ends when no connection is taken any more
+	endLife   context.CancelFunc
 	closed    chan struct{} // closed when Close has closed all connections
 	closeOnce sync.Once
 
 	mu       sync.Mutex
-	stopped  bool // no new connection is taken
-	live     map[*secure.Conn]*member
+	draining bool // no new client is taken
+	stopped  bool // no connection is taken
+	live     map[*member]struct{}
 	watching bool
 	tasks    sync.WaitGroup // every goroutine of the server's
 }
 
-// member is one confirmed connection of a peer.
+// member is one client that has been confirmed: a plain conn, or a tunnel, be it connected or not.
 type member struct {
-	peer  keys.Peer
-	close func(code message.Code, reason string)
-	drain func() <-chan struct{} // nil for a plain conn
-	ended <-chan struct{}        // closed when the layers above have noticed the end; nil for a plain conn
+	peer      keys.Peer
+	addr      net.Addr
+	done      <-chan struct{}
+	err       func() error
+	bytes     func() (sent, received uint64)
+	connected func() bool
+	close     func(code message.Code, reason string)
+	tunnel    *Tunnel // nil for a plain conn
 
 	removed bool // of watchPeers only: it is being cut off
 }
 
 // acceptBacklog is how many tunnels may wait to be accepted by the program.
 const acceptBacklog = 128
+
+const defaultResumeFor = 10 * time.Minute
 
 // recheckPeers is how often the peers of live connections are looked up again.
 const recheckPeers = time.Second
@@ -129,8 +144,10 @@ func (s *Server) init() error {
 		s.tunnels = make(chan *Tunnel, acceptBacklog)
 		s.conns = make(chan *Conn, acceptBacklog)
 		s.base, s.endBase = context.WithCancel(context.Background())
+		s.life, s.endLife = context.WithCancel(context.Background())
 		s.closed = make(chan struct{})
-		s.live = make(map[*secure.Conn]*member)
+		s.live = make(map[*member]struct{})
+		s.sessions = newSessions(s.resumeFor(), s.Limits)
 	})
 	return s.initErr
 }
@@ -202,6 +219,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.confirm(conn, v, arrived.Add(s.confirmTimeout()))
 	})
 	s.mu.Unlock()
+}
+
+func (s *Server) resumeFor() time.Duration {
+	switch {
+	case s.ResumeFor == 0:
+		return defaultResumeFor
+	case s.ResumeFor < 0:
+		return 0
+	}
+	return s.ResumeFor.Round(time.Second)
 }
 
 func (s *Server) confirmTimeout() time.Duration {
@@ -311,8 +338,8 @@ type verdict struct {
 
 	established *secure.Established
 	hello       []byte // for the client
-	session     bool   // a Tunnel, not a plain Conn
 	peer        keys.Peer
+	claim       *claim // on a session; nil for a plain Conn
 }
 
 // decide opens a hello and looks at who it is. It answers nothing itself: that can take long, and a
@@ -329,7 +356,7 @@ func (s *Server) decide(r *http.Request, hello []byte) verdict {
 	}
 	defer opened.Wipe()
 	peer, enrolled := s.Peers.Lookup(opened.Peer)
-	reason, session := s.judge(opened, enrolled)
+	reason, claim := s.judge(opened, enrolled)
 	if !s.replays.Insert(opened.ID, enrolled) {
 		s.log.Debug("hello repeated", "peer", opened.Peer.Short(), "addr", r.RemoteAddr)
 		return verdict{answer: s.notFound}
@@ -337,20 +364,24 @@ func (s *Server) decide(r *http.Request, hello []byte) verdict {
 	if reason != 0 {
 		return s.refuse(r, opened, peer, reason)
 	}
-	if !s.admit.peer(opened.Peer) {
+	if !s.admit.peer(opened.Peer, claim != nil && claim.held != nil) || s.isDraining() && (claim == nil || claim.held == nil) {
 		return verdict{answer: s.tooBusy}
+	}
+	var session []byte
+	if claim != nil {
+		session = claim.answer.Append(nil)
 	}
 	text, e, err := opened.Accept(session)
 	if err != nil {
 		s.log.Error("handshake", "err", err)
 		return verdict{answer: s.notFound}
 	}
-	return verdict{established: e, hello: text, session: session != nil, peer: peer}
+	return verdict{established: e, hello: text, peer: peer, claim: claim}
 }
 
-// judge decides about a hello that could be opened: 0 and the session field of the answer, or the
-// reason why not.
-func (s *Server) judge(o *secure.Opened, enrolled bool) (secure.RefusedReason, []byte) {
+// judge decides about a hello that could be opened: the reason why not, or, if that is 0, which session
+// it may have, none for a plain conn.
+func (s *Server) judge(o *secure.Opened, enrolled bool) (secure.RefusedReason, *claim) {
 	switch {
 	case !enrolled:
 		return secure.NotEnrolled, nil
@@ -358,19 +389,25 @@ func (s *Server) judge(o *secure.Opened, enrolled bool) (secure.RefusedReason, [
 		return o.Problem, nil
 	case len(s.URLs) > 0 && !slices.Contains(s.URLs, o.URL):
 		return secure.URLUnexpected, nil
-	case s.liveOf(o.Peer) >= bound(s.Limits.PerPeer, 16):
-		return secure.TooManySessions, nil
-	case o.Session == nil:
-		if !s.PlainConns {
+	}
+	var c *claim
+	if o.Session != nil {
+		request, err := session.ParseRequest(o.Session)
+		if err != nil {
 			return secure.BadPayload, nil
 		}
-		return 0, nil
+		c = s.sessions.claim(o.Peer, o.Max, request)
+		if c.held != nil {
+			return 0, c
+		}
 	}
-	answer, err := session.Answer(o.Session)
-	if err != nil {
+	switch {
+	case s.liveOf(o.Peer) >= bound(s.Limits.PerPeer, 16):
+		return secure.TooManySessions, nil
+	case c == nil && !s.PlainConns:
 		return secure.BadPayload, nil
 	}
-	return 0, answer
+	return 0, c
 }
 
 func (s *Server) liveOf(key keys.PublicKey) int {
@@ -381,8 +418,8 @@ func (s *Server) liveOf(key keys.PublicKey) int {
 
 func (s *Server) liveOfLocked(key keys.PublicKey) int {
 	n := 0
-	for _, m := range s.live {
-		if m.peer.Key == key {
+	for m := range s.live {
+		if m.peer.Key == key && m.connected() {
 			n++
 		}
 	}
@@ -412,41 +449,88 @@ func (s *Server) refuse(r *http.Request, o *secure.Opened, peer keys.Peer, reaso
 // then lets the connection count. PROTOCOL.md §4.
 func (s *Server) confirm(conn *secure.Conn, v verdict, deadline time.Time) {
 	peer := v.peer
-	ctx, cancel := context.WithDeadline(s.base, deadline)
-	err := conn.Start(ctx)
+	ctx, cancel := context.WithDeadline(s.life, deadline)
+	err := conn.Start(ctx, nil)
 	cancel()
 	if err != nil {
 		conn.Kill(err)
 		s.log.Debug("never confirmed", "peer", peer.Name, "addr", conn.RemoteAddr(), "err", err)
 		return
 	}
-	if !v.session {
+	switch {
+	case v.claim == nil:
 		c := newConn(conn)
-		m := &member{peer: peer, close: func(code message.Code, reason string) { conn.Close(code, reason) }}
-		if s.add(conn, m) {
+		m := &member{
+			peer: peer, addr: conn.RemoteAddr(), done: conn.Done(), err: conn.Err, bytes: conn.Bytes,
+			connected: func() bool { return true },
+			close:     func(code message.Code, reason string) { conn.Close(code, reason) },
+		}
+		if s.add(m, nil) {
 			offer(s, s.conns, c, m)
 		}
-		return
+	case v.claim.held != nil:
+		s.resume(conn, v.claim)
+	default:
+		s.begin(conn, peer, v.claim)
 	}
-	t := newTunnel(conn, mux.Config{})
+}
+
+// begin makes a tunnel of a client's first connection.
+func (s *Server) begin(conn *secure.Conn, peer keys.Peer, c *claim) {
+	h := &held{id: c.answer.ID, key: peer.Key, max: c.max}
+	t := newTunnel(conn, session.Config{
+		ID: c.answer.ID, Lifetime: c.answer.Lifetime, Key: session.Key(peer.Key), Budget: s.sessions.budget,
+		Detached: func(why error, _ bool) { s.detached(h, why) },
+	}, mux.Config{})
 	t.joined = peer
 	t.lookup = func() (keys.Peer, bool) { return s.Peers.Lookup(peer.Key) }
+	h.session, h.tunnel = t.session, t
 	m := &member{
-		peer:  peer,
-		close: func(code message.Code, reason string) { t.CloseWith(Code(code), reason) },
-		drain: t.Drain,
-		ended: t.mux.Done(),
+		peer: peer, addr: conn.RemoteAddr(), done: t.Done(), err: t.Err, tunnel: t,
+		bytes: func() (uint64, uint64) {
+			st := t.Stats()
+			return st.SentBytes, st.ReceivedBytes
+		},
+		connected: func() bool { return t.session.Stats().Attached },
+		close:     func(code message.Code, reason string) { t.CloseWith(Code(code), reason) },
 	}
-	if s.add(conn, m) {
+	if s.add(m, h) {
 		offer(s, s.tunnels, t, m)
 	}
 }
 
-// add makes a confirmed connection one of the live ones, or closes it.
-func (s *Server) add(conn *secure.Conn, m *member) bool {
+// resume gives a tunnel another connection.
+func (s *Server) resume(conn *secure.Conn, c *claim) {
+	t, over := c.held.tunnel, c.held.session.Clean()
+	if !c.held.session.Attach(conn, c.answer.Owner, c.answer.Received, c.request.Received) {
+		conn.Kill(ErrTruncated)
+		s.log.Debug("connection came too late", "peer", t.joined.Name, "addr", conn.RemoteAddr())
+		return
+	}
+	if over { // the client has learned that now
+		return
+	}
+	t.adopt(conn)
+	status, _ := t.status.get()
+	t.status.set(Status{Connected: true, Since: time.Now(), Away: time.Since(status.Since)})
+	s.log.Info("peer resumed", "peer", t.joined.Name, "addr", conn.RemoteAddr(), "session", h4(c.held.id))
+}
+
+// h4 is enough of a session's id to tell it from others in a log, and not enough to be of use.
+func h4(id session.ID) string { return hex.EncodeToString(id[:2]) }
+
+// detached notes that a tunnel has lost its connection. It is called from a reading goroutine.
+func (s *Server) detached(h *held, why error) {
+	h.tunnel.status.set(Status{Since: time.Now(), Err: publicError(why)})
+	s.log.Info("peer lost", "peer", h.tunnel.joined.Name, "session", h4(h.id), "err", publicError(why))
+	s.sessions.detached(h)
+}
+
+// add makes a confirmed client one of the live ones, or closes it.
+func (s *Server) add(m *member, h *held) bool {
 	s.mu.Lock()
 	switch {
-	case s.stopped:
+	case s.draining:
 		s.mu.Unlock()
 		m.close(message.GoingAway, "")
 		return false
@@ -455,18 +539,24 @@ func (s *Server) add(conn *secure.Conn, m *member) bool {
 		m.close(message.TooMany, "too many connections of this key")
 		return false
 	}
-	s.live[conn] = m
-	s.log.Info("peer connected", "peer", m.peer.Name, "addr", conn.RemoteAddr())
+	s.live[m] = struct{}{}
+	args := []any{"peer", m.peer.Name, "addr", m.addr}
+	if h != nil {
+		s.sessions.add(h)
+		args = append(args, "session", h4(h.id))
+	}
+	s.log.Info("peer connected", args...)
 	s.tasks.Go(func() {
-		<-conn.Done()
+		<-m.done
 		s.mu.Lock()
-		delete(s.live, conn)
+		delete(s.live, m)
 		s.mu.Unlock()
-		if m.ended != nil {
-			<-m.ended // or they would take it for this end's doing
+		if h != nil {
+			s.sessions.ended(h)
+			<-m.tunnel.mux.Done() // or it would take what follows for this end's doing
 		}
 		m.close(message.OK, "") // waits for what the layers above still do
-		s.logEnd(m.peer, conn)
+		s.logEnd(m)
 	})
 	if !s.watching {
 		s.watching = true
@@ -476,10 +566,10 @@ func (s *Server) add(conn *secure.Conn, m *member) bool {
 	return true
 }
 
-func (s *Server) logEnd(peer keys.Peer, conn *secure.Conn) {
-	sent, received := conn.Bytes()
-	args := []any{"peer", peer.Name, "sent", sent, "received", received}
-	switch err := publicError(conn.Err()); {
+func (s *Server) logEnd(m *member) {
+	sent, received := m.bytes()
+	args := []any{"peer", m.peer.Name, "sent", sent, "received", received}
+	switch err := publicError(m.err()); {
 	case err == io.EOF, errors.Is(err, net.ErrClosed):
 		s.log.Info("peer gone", args...)
 	case err == ErrRecord:
@@ -522,7 +612,7 @@ func (s *Server) watchPeers() {
 			return
 		}
 		members := make([]*member, 0, len(s.live))
-		for _, m := range s.live {
+		for m := range s.live {
 			members = append(members, m)
 		}
 		s.mu.Unlock()
@@ -559,56 +649,89 @@ func accept[T any](ctx context.Context, s *Server, queue *chan T) (T, error) {
 
 // Connections is how many clients are connected.
 func (s *Server) Connections() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.live)
+	n := 0
+	for _, m := range s.members() {
+		if m.connected() {
+			n++
+		}
+	}
+	return n
 }
 
-// Shutdown takes no more clients and streams, lets the open streams finish until ctx ends, and then
-// closes all tunnels, telling the clients that the server goes away. Its error is ctx's if streams
-// were cut. Call Close afterwards.
+// Tunnels returns the tunnels that there are, also those whose clients are away.
+func (s *Server) Tunnels() []*Tunnel {
+	var all []*Tunnel
+	for _, m := range s.members() {
+		if m.tunnel != nil {
+			all = append(all, m.tunnel)
+		}
+	}
+	return all
+}
+
+func (s *Server) members() []*member {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.live))
+}
+
+func (s *Server) isDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
+
+// Shutdown takes no more clients and streams, lets the open streams finish until ctx ends, over further
+// connections where one is lost, and then closes all tunnels: in order where nothing was under way, else
+// telling the clients that the server goes away. Its error is ctx's if streams were cut. Call Close
+// afterwards.
 func (s *Server) Shutdown(ctx context.Context) error {
 	if err := s.init(); err != nil {
 		return err
 	}
-	members := s.stop()
-	var idle []<-chan struct{}
-	for _, m := range members {
-		if m.drain != nil {
-			idle = append(idle, m.drain())
-		}
-	}
+	s.mu.Lock()
+	s.draining = true
+	s.mu.Unlock()
+	s.endBase()
+	members := s.members()
 	var err error
-	for _, c := range idle {
-		select {
-		case <-c:
+	for _, m := range members {
+		if m.tunnel == nil {
 			continue
+		}
+		select {
+		case <-m.tunnel.Drain():
+		case <-m.done:
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
-		break
 	}
-	closeAll(members)
+	s.stop()
+	closeAll(members, true)
 	return err
 }
 
-// stop takes no more connections and returns the live ones.
+// stop takes no more connections and returns the clients that there are.
 func (s *Server) stop() []*member {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stopped = true
+	s.draining, s.stopped = true, true
+	s.mu.Unlock()
 	s.endBase()
-	var members []*member
-	for _, m := range s.live {
-		members = append(members, m)
-	}
-	return members
+	s.endLife()
+	return s.members()
 }
 
-func closeAll(members []*member) {
+// closeAll ends tunnels. In order means that those without a stream are ended cleanly.
+func closeAll(members []*member, inOrder bool) {
 	var all sync.WaitGroup
 	for _, m := range members {
-		all.Go(func() { m.close(message.GoingAway, "") })
+		all.Go(func() {
+			code := message.GoingAway
+			if inOrder && m.tunnel != nil && m.connected() && m.tunnel.mux.Streams() == 0 {
+				code = message.OK
+			}
+			m.close(code, "")
+		})
 	}
 	all.Wait()
 }
@@ -619,9 +742,10 @@ func (s *Server) Close() error {
 	if err := s.init(); err != nil {
 		return nil
 	}
-	closeAll(s.stop())
+	closeAll(s.stop(), false)
 	s.closeOnce.Do(func() { close(s.closed) })
 	s.tasks.Wait()
+	s.sessions.close()
 	s.Identity.Wipe()
 	return nil
 }

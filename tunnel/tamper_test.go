@@ -42,7 +42,7 @@ func unlimited(s *tunnel.Server) {
 // PROTOCOL.md §2.4, §2.9.
 func TestTamperHello(t *testing.T) {
 	h := newTestHost(t, unlimited)
-	hello, text, err := secure.NewHello(&secure.Config{Identity: h.client, Max: secure.DefaultMax}, h.serverKey(), h.url, session.Request())
+	hello, text, err := secure.NewHello(&secure.Config{Identity: h.client, Max: secure.DefaultMax}, h.serverKey(), h.url, (&session.Request{}).Append(nil))
 	if err != nil {
 		t.Fatal(err)
 	}

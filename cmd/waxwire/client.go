@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,7 @@ type client struct {
 	keeper   *keeper[*tunnel.Tunnel]
 	forwards *forward.Forwarder
 	quietly  recent
-	said     bool // that the server is away; used by the keeper's goroutine
+	said     atomic.Bool // that the server is away
 }
 
 func (a *app) clientCommand() *cobra.Command {
@@ -124,8 +125,8 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 
 	retry := make(chan struct{})
 	c.keeper = &keeper[*tunnel.Tunnel]{
-		dial: c.conn.dial, final: isFinal, retry: retry, random: upTo,
-		lost: c.sayLost, failed: c.sayFailed, back: c.sayBack,
+		dial: c.conn.dial, final: isFinal, retry: retry, backoff: tunnel.Backoff,
+		lost: c.sayGone, failed: c.sayFailed, back: c.sayBack,
 	}
 	c.forwards = &forward.Forwarder{Dialer: c.keeper, Events: c.sayEvent}
 	listeners, err := c.listen(locals)
@@ -145,13 +146,18 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 	}
 	ended := make(chan error, 1)
 	keeping.Go(func() { ended <- c.keeper.run(ctx, tun) })
+	keeping.Go(func() { c.watch(ctx) })
 	keeping.Go(func() {
 		for {
 			select {
 			case <-hangups:
+				if tun, ok := c.keeper.Current(); ok {
+					tun.Reconnect()
+					continue
+				}
 				select {
 				case retry <- struct{}{}:
-				default: // it is connected, or about to try
+				default: // about to try
 				}
 			case <-ctx.Done():
 				return
@@ -176,7 +182,7 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 			closeAll()
 			c.drain(&serving)
 			cancel() // before the tunnel closes, so that nobody dials again
-			if tun, err := c.keeper.Tunnel(alreadyOver()); err == nil {
+			if tun, ok := c.keeper.Current(); ok {
 				tun.Close()
 			}
 			serving.Wait()
@@ -186,13 +192,6 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 	stats := c.forwards.Stats()
 	c.sayStopped(stats, time.Since(start))
 	return result
-}
-
-// alreadyOver is a context for what must not wait.
-func alreadyOver() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
 }
 
 // drain waits for the open connections to end, for a while.
@@ -277,18 +276,62 @@ func (c *client) sayReady(tun *tunnel.Tunnel, listeners []*forward.Listener) {
 	}
 }
 
-func (c *client) sayLost(tun *tunnel.Tunnel) {
-	err := tun.Err()
+// watch tells when the tunnel has no connection for a while, and when it has one again.
+func (c *client) watch(ctx context.Context) {
+	for {
+		tun, err := c.keeper.Tunnel(ctx)
+		if err != nil {
+			return
+		}
+		away := false
+		for up := true; up; {
+			st, changed := tun.Status()
+			switch {
+			case !st.Connected && st.Tries == 0:
+				c.sayLost(st.Err)
+				away = true
+			case !st.Connected:
+				c.sayFailed(st.Err, time.Since(st.Since), time.Until(st.Next))
+				away = true
+			case away:
+				c.sayBack(tun, st.Away, 0)
+				away = false
+			}
+			select {
+			case <-changed:
+			case <-tun.Done():
+				up = false
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// sayLost says that there is no connection. What is open waits for the next one.
+func (c *client) sayLost(err error) {
 	c.ui.event("lost", map[string]any{"reason": visible(fmt.Sprint(err))})
 	if !c.screen() {
 		c.log.Info("connection lost", "server", c.server.String(), "err", err)
 	}
 }
 
+// sayGone says that the tunnel is over, and with it what was open in it.
+func (c *client) sayGone(tun *tunnel.Tunnel) {
+	err, open := tun.Err(), c.forwards.Stats().Open
+	c.ui.event("session_lost", map[string]any{"reason": visible(fmt.Sprint(err)), "open": open})
+	switch {
+	case !c.screen():
+		c.log.Warn("session lost", "server", c.server.String(), "open", open, "err", err)
+	case open > 0:
+		c.ui.warnf("%s cannot go on with %s: reset.", c.server.name(), count(open, "open connection"))
+	}
+}
+
 func (c *client) sayFailed(err error, away, next time.Duration) {
 	waiting := 0
 	if c.forwards != nil {
-		waiting = c.forwards.Stats().Waiting
+		waiting = c.forwards.Stats().Open
 	}
 	why := asFailure(c.conn.explain(err)).text
 	c.ui.event("retry", map[string]any{
@@ -301,7 +344,7 @@ func (c *client) sayFailed(err error, away, next time.Duration) {
 	if away+next < time.Second && c.forwards != nil {
 		return // over before anybody has read it
 	}
-	c.said = true
+	c.said.Store(true)
 	line := fmt.Sprintf("%s has not answered for %s.", c.server.name(), formatDuration(away))
 	if c.forwards == nil {
 		line = why + "."
@@ -319,10 +362,9 @@ func (c *client) sayFailed(err error, away, next time.Duration) {
 func (c *client) sayBack(tun *tunnel.Tunnel, away time.Duration, tries int) {
 	c.ui.event("back", map[string]any{"away_s": away.Seconds(), "tries": tries})
 	if c.screen() {
-		if !c.said {
+		if !c.said.Swap(false) {
 			return
 		}
-		c.said = false
 		c.ui.okf("%s is back after %s.", c.server.name(), formatDuration(away))
 	} else {
 		c.log.Info("connected again", "server", c.server.String(), "away", away.Round(time.Millisecond), "tries", tries)

@@ -81,7 +81,7 @@ func (c *connector) first(ctx context.Context, wait bool, retry <-chan os.Signal
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		next := max(backoff(tries, upTo), retryAfter(err))
+		next := max(tunnel.Backoff(tries), tunnel.RetryAfter(err))
 		var answer *tunnel.AnswerError
 		switch {
 		case isFinal(err):

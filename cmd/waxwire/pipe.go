@@ -76,6 +76,7 @@ func (a *app) runPipe(c *connector, target forward.Address) error {
 		return explainStream(err, c.server, target)
 	}
 
+	go c.tellAway(ctx, tun)
 	done := make(chan error, 1)
 	go func() { done <- a.copyPipe(st, target, c.server) }()
 	select {
@@ -84,6 +85,29 @@ func (a *app) runPipe(c *connector, target forward.Address) error {
 	case s := <-ends:
 		st.Reset(tunnel.Cancelled)
 		return silentExit(signalStatus(s))
+	}
+}
+
+// tellAway says so when the server has been away for more than a moment, and when it is back.
+func (c *connector) tellAway(ctx context.Context, tun *tunnel.Tunnel) {
+	said := false
+	for {
+		st, changed := tun.Status()
+		switch {
+		case !st.Connected && st.Tries >= 2 && !said:
+			said = true
+			c.app.ui.sayf("waxwire: %s does not answer; waiting for it", c.server.name())
+		case st.Connected && said:
+			said = false
+			c.app.ui.sayf("waxwire: %s is back after %s", c.server.name(), formatDuration(st.Away))
+		}
+		select {
+		case <-changed:
+		case <-tun.Done():
+			return
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -67,7 +67,7 @@ func newPair(t testing.TB, exit *forward.Exit, allow ...string) *pair {
 	if err := p.peers.Add(keys.Peer{Name: "laptop", Key: cid.Public(), Allow: permissions(t, allow...)}); err != nil {
 		t.Fatal(err)
 	}
-	srv := &tunnel.Server{Identity: sid, Peers: p.peers}
+	srv := &tunnel.Server{Identity: sid, Peers: p.peers, ResumeFor: -1} // a lost connection is a lost tunnel
 	hs := httptest.NewServer(srv)
 	url := "ws" + strings.TrimPrefix(hs.URL, "http")
 	if p.client, err = tunnel.Dial(ctx, url, &tunnel.Config{

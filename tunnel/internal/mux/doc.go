@@ -13,7 +13,9 @@
 // What it needs from below: messages that arrive once, in order, and from the right peer. A
 // message is whole frames, one after another. A conn that has a method RTT() time.Duration is asked
 // for the round-trip time, which decides how far windows grow; it should be the recent minimum,
-// 0 while it is not known, and must not block. The wire is PROTOCOL.md §7.
+// 0 while it is not known, and must not block. One with a method Room() bool says by it whether
+// WriteMessage would return soon; while it would not, only the writer goroutine calls it, so that a
+// Write can be given up. The wire is PROTOCOL.md §7.
 //
 // # Goroutines
 //

@@ -149,7 +149,10 @@ func New(conn message.Conn, cfg Config) *Mux {
 	m.limiter = rate.NewLimiter(limit, or(cfg.OpenBurst, 2048))
 	m.budget = newBudget(uint64(max(or(cfg.SessionWindow, 32<<20), minWindow)), uint64(max(or(cfg.MaxStreams, 1024), 0)))
 	m.ctx, m.cancel = context.WithCancel(context.Background())
-	m.w = writer{mux: m, conn: conn, wake: make(chan struct{}, 1), target: minTarget}
+	m.w = writer{mux: m, conn: conn, wake: make(chan struct{}, 1), target: minTarget, room: func() bool { return true }}
+	if r, ok := conn.(interface{ Room() bool }); ok {
+		m.w.room = r.Room
+	}
 	m.wg.Go(m.read)
 	m.wg.Go(m.w.loop)
 	return m

@@ -53,6 +53,7 @@ type writer struct {
 	mux  *Mux
 	conn message.Conn
 	wake chan struct{} // one slot: the writer goroutine has become the owner, or err was set
+	room func() bool   // whether the conn takes a message now, or may wait long: then only the loop writes
 
 	mu      sync.Mutex // guards what follows and the send half of every stream
 	owner   owner
@@ -143,7 +144,7 @@ func (w *writer) kickLocked() {
 		return
 	}
 	for _, l := range [...]*streamList{&w.small, &w.bulk} {
-		if s := l.head; s != nil && s.send.parked && !s.send.deadline.set {
+		if s := l.head; s != nil && s.send.parked && !s.send.deadline.set && w.room() {
 			w.owner = ownerCaller
 			s.send.baton = true
 			signal(s.send.sig)
@@ -194,7 +195,7 @@ func (w *writer) loop() {
 // runLocked writes messages as the owner until nothing waits, or, for the Write of a stream, until
 // that stream has nothing more that it may send. mu is released while a message is written.
 func (w *writer) runLocked(s *Stream) {
-	for w.err == nil && w.waitingLocked() && (s == nil || s.send.list != nil) {
+	for w.err == nil && w.waitingLocked() && (s == nil || s.send.list != nil && w.room()) {
 		n := w.assembleLocked()
 		if n == 0 {
 			w.failLocked(message.ErrTooLarge)
@@ -486,7 +487,7 @@ func (w *writer) flush(ctx context.Context) {
 func (w *writer) writeLocked(s *Stream) error {
 	h := &s.send
 	w.queueLocked(s)
-	if w.owner == ownerNone && h.list != nil && !h.deadline.set {
+	if w.owner == ownerNone && h.list != nil && !h.deadline.set && w.room() {
 		w.owner = ownerCaller // claim
 		if len(h.pending) <= smallWrite {
 			// Who else is about to write joins this message: more round trips a second for

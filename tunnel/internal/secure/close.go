@@ -120,6 +120,6 @@ func (c *Conn) CutShort() {
 
 // protocolError ends the Conn because the other end, which did prove itself, broke a rule.
 func (c *Conn) protocolError(what string) error {
-	c.end(ending{err: message.ErrRecord, sealed: true, code: message.ProtocolError, reason: what, websocket: wsViolation, await: true})
+	c.end(ending{err: message.ErrRule, sealed: true, code: message.ProtocolError, reason: what, websocket: wsViolation, await: true})
 	return c.err
 }

@@ -137,14 +137,20 @@ func New(carrier Carrier, e *Established, timing Timing) *Conn {
 	return c
 }
 
-// Start is the confirm rule. A client proves itself by its first record, a PING. A server waits for
-// it and has sent nothing before; ctx bounds that wait. PROTOCOL.md §4.
-func (c *Conn) Start(ctx context.Context) error {
+// Start is the confirm rule. A client proves itself by its first record: the message first, if that is
+// not nil, else a PING. A server waits for it and has sent nothing before; ctx bounds that wait.
+// PROTOCOL.md §4.
+func (c *Conn) Start(ctx context.Context, first []byte) error {
 	if c.client {
 		c.carrier.SetReadLimit(c.max)
 		c.carrier.Confirmed()
 		stop := context.AfterFunc(ctx, c.carrier.Interrupt)
-		c.firstPing()
+		if first != nil {
+			c.writeRecord(ctx, append([]byte{recordData}, first...), c.timing.Write)
+			c.requestPing(nil) // for the round-trip time
+		} else {
+			c.firstPing()
+		}
 		stop()
 		if err := c.Err(); err != nil {
 			return err

@@ -80,8 +80,8 @@ func newTestPair(t *testing.T, max int, padding secure.Padding) *pair {
 	}
 	p.client, p.server = secure.New(ws, e, secure.Timing{}), <-accepted
 	started := make(chan error, 1)
-	go func() { started <- p.server.Start(context.Background()) }()
-	if err := p.client.Start(t.Context()); err != nil {
+	go func() { started <- p.server.Start(context.Background(), nil) }()
+	if err := p.client.Start(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-started; err != nil {

@@ -168,12 +168,12 @@ type Opened struct {
 	ID      HelloID
 	URL     string
 	Session []byte        // nil: a plain conn is asked for
+	Max     int           // the largest BinaryMessage that the client accepts
 	Problem RefusedReason // not 0: the hello can only be refused, for this reason
 
 	cfg   *Config
 	hs    *cipher.Handshake
 	suite cipher.Suite
-	max   int
 }
 
 // OpenHello opens a hello of [HelloSize] bytes. An error says that the sender does not know this
@@ -200,7 +200,7 @@ func OpenHello(cfg *Config, hello []byte) (*Opened, error) {
 		o.Problem = BadPayload
 		return o, nil
 	}
-	o.URL, o.Session, o.max = p.url, p.session, p.max
+	o.URL, o.Session, o.Max = p.url, p.session, p.max
 	if o.suite = chooseSuite(p.suites, cfg.Suite); o.suite == 0 {
 		o.Problem = NoCommonSuite
 	}
@@ -224,7 +224,7 @@ func (o *Opened) Accept(session []byte) ([]byte, *Established, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	e.peerMax, e.Session = o.max, o.Session
+	e.peerMax, e.Session = o.Max, o.Session
 	return answer, e, nil
 }
 

@@ -44,6 +44,8 @@ type control struct {
 	interval   time.Duration
 	deadBefore time.Duration // how long an answer may take
 	timer      *time.Timer
+	tickAt     time.Time // when it fires
+	probe      time.Time // by when something has to come, zero if nothing more than usual is asked
 }
 
 func (k *control) init(t Timing) {
@@ -123,12 +125,31 @@ func (c *Conn) firstPing() {
 	c.sendDue()
 }
 
+// requestPing has a PING sent. wait, unless it is nil, gets the round-trip time.
 func (c *Conn) requestPing(wait chan<- time.Duration) {
 	c.ctl.mu.Lock()
 	defer c.ctl.mu.Unlock()
 	c.ctl.pingDue = true
-	c.ctl.nextWaits = append(c.ctl.nextWaits, wait)
+	if wait != nil {
+		c.ctl.nextWaits = append(c.ctl.nextWaits, wait)
+	}
 	c.sendSoonLocked()
+}
+
+// Probe has the other end prove now that it is alive: without a sign of life within the given time, or
+// the time that any PING has if that is less, the Conn ends.
+func (c *Conn) Probe(within time.Duration) {
+	c.requestPing(nil)
+	c.ctl.mu.Lock()
+	defer c.ctl.mu.Unlock()
+	if c.ctl.timer == nil || c.ctl.ended {
+		return
+	}
+	now := time.Now()
+	c.ctl.probe = now.Add(min(within, c.ctl.deadBefore))
+	if c.ctl.probe.Before(c.ctl.tickAt) {
+		c.tickAfterLocked(c.ctl.probe.Sub(now))
+	}
 }
 
 // queuePong answers a PING. If the last answer has not left yet, it is replaced: one PONG waits at
@@ -231,8 +252,15 @@ func (c *Conn) startTicking() {
 	c.ctl.mu.Lock()
 	defer c.ctl.mu.Unlock()
 	if !c.ctl.ended {
+		c.ctl.tickAt = time.Now().Add(c.ctl.interval)
 		c.ctl.timer = time.AfterFunc(c.ctl.interval, c.tick)
 	}
+}
+
+// tickAfterLocked has tick run in d. The caller holds ctl.mu.
+func (c *Conn) tickAfterLocked(d time.Duration) {
+	c.ctl.tickAt = time.Now().Add(d)
+	c.ctl.timer.Reset(d)
 }
 
 // tick sends a PING after silence in either direction, and gives the other end up if nothing at all
@@ -262,15 +290,20 @@ func (c *Conn) tick() {
 		}
 	}
 	if waited := now.Sub(k.pingSent); !k.pingSent.IsZero() && !received.After(k.pingSent) {
-		if waited >= k.deadBefore {
+		if waited >= k.deadBefore || !k.probe.IsZero() && !now.Before(k.probe) {
 			k.mu.Unlock()
 			c.end(ending{err: fmt.Errorf("%w (no answer to a ping)", message.ErrTruncated)})
 			return
 		}
 		next = k.deadBefore - waited
+		if !k.probe.IsZero() {
+			next = min(next, k.probe.Sub(now))
+		}
 	} else if k.pingDue {
 		next = k.deadBefore
+	} else {
+		k.probe = time.Time{}
 	}
-	k.timer.Reset(max(next, time.Millisecond))
+	c.tickAfterLocked(max(next, time.Millisecond))
 	k.mu.Unlock()
 }

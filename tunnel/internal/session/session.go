@@ -1,195 +1,496 @@
-// Package session gives the connection between two ends a beginning and an end that both have seen.
-// PROTOCOL.md §6.
-//
-// Its promise: messages travel as segments, in order; the end is clean only if both ends have said so
-// with an END, and everything before it has arrived. A connection that merely closes, even with a
-// sealed CLOSE, is a lost session.
-//
-// A session of this version lives as long as its connection: the server grants it a lifetime of zero,
-// which says that nothing is kept for a resume and nothing need be acknowledged.
-//
-// It needs a conn of sealed messages from below, and has no goroutines.
 package session
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/time/rate"
 
 	"waxwire.example/waxwire/tunnel/internal/message"
 )
 
-// Segment types, the first byte of a DATA record's body. PROTOCOL.md §6.
 const (
-	segmentFrames   = 0x01 // SEG: frames, counted
-	segmentAck      = 0x02 // ACK: u64 segments received
-	segmentDatagram = 0x03 // DGRAM: one datagram, not counted
-	segmentEnd      = 0x04 // END: u16 code ‖ text, counted
+	// An ACK leaves after so many bytes or so much time. PROTOCOL.md §6.
+	ackBytes = 64 << 10
+	ackDelay = 25 * time.Millisecond
+
+	// Without an acknowledgement for stallAfter, the connection has stallProbe to show that it lives.
+	stallAfter = 5 * time.Second
+	stallProbe = 10 * time.Second
+
+	// endWait is how long either end tries to have the other's END and to have its own acknowledged.
+	endWait = 2 * time.Second
+
+	// maxBadRecords is how many connections in a row may end in a bad record before anything new has
+	// come: somebody who tampers must not keep a session busy for ever.
+	maxBadRecords = 3
+
+	// What is kept begins at keepFirst bytes and grows to keepMost where the path needs it.
+	keepFirst = 4 << 20
+	keepMost  = 32 << 20
 )
 
-// segmentOverhead is what a segment adds to a message.
-const segmentOverhead = 1
-
-// endWait is how long Close waits for the other end's END.
-const endWait = 2 * time.Second
-
-// Conn is a [message.Conn] over a sealed one. One goroutine reads, and has to go on reading until it
-// gets an error for Close to end cleanly; everything else may be called from anywhere.
-type Conn struct {
-	below message.Conn
-
-	sent    atomic.Uint64 // counted segments
-	endSent atomic.Bool
-
-	idle *rate.Limiter // what advances nothing draws on it; PROTOCOL.md §4
-
-	peerEnd chan struct{} // closed when the other end's END has come
-	gotEnd  atomic.Bool
-	lost    chan struct{} // closed when nothing more will come
-	lostOne sync.Once
-
-	closeOnce sync.Once
-	closed    atomic.Bool
+// A Conn is a connection below: sealed messages, confirmed by the other end.
+type Conn interface {
+	message.Conn
+	// RTT is the round-trip time, 0 while it is not known.
+	RTT() time.Duration
+	// Probe ends the connection unless the other end shows a sign of life in time.
+	Probe(within time.Duration)
+	// Kill ends the connection at once. It returns when the keys are gone, as Close does.
+	Kill(err error)
+	// CutShort is Kill, also for a Close that is under way.
+	CutShort()
 }
 
-// New begins a session on a connection.
-func New(below message.Conn) *Conn {
-	return &Conn{below: below, idle: rate.NewLimiter(20, 64), peerEnd: make(chan struct{}), lost: make(chan struct{})}
+// Config is how a Session is set up. It is not used after New.
+type Config struct {
+	// Client says that this end makes the connections.
+	Client bool
+	// ID names the session. The server chooses it.
+	ID ID
+	// Lifetime is how long the session outlives its connection. Zero: not at all.
+	Lifetime time.Duration
+	// Key and Budget are what kept segments are charged to. Nil: no bound in all.
+	Key    Key
+	Budget *Budget
+	// Datagram gets each datagram that arrives, valid until it returns, on the reading goroutine. Nil:
+	// they are dropped.
+	Datagram func([]byte)
+	// Detached is told that there is no connection any more, why, and whether the other end was heard
+	// on it at all. It is called from the reading goroutine and must not block.
+	Detached func(why error, heard bool)
 }
 
-// ReadMessage returns the frames of the next segment, valid until the next call. [io.EOF] means that
-// the other end has ended the session and both have said so.
-func (c *Conn) ReadMessage(ctx context.Context) ([]byte, error) {
+// A Session is a [message.Conn] over one connection after another. One goroutine reads, and goes on
+// until it gets an error; everything else may be called from anywhere.
+type Session struct {
+	cfg Config
+	max int // largest message, the same over every connection
+
+	current *link // of the reading goroutine only: what it reads from
+
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced when what somebody may wait for has changed
+	link    *link         // the connection that owns the session, nil while there is none
+	owner   uint32        // its number, or that of the last one
+	handed  uint32        // the highest number given to a connection
+	since   time.Time     // of the present connection, or of its loss
+	err     error         // why it is over, nil while it is not
+	clean   bool          // both ENDs have been
+	done    chan struct{} // closed when err is set
+	closing bool          // Close has been called here
+	tasks   sync.WaitGroup
+
+	// Sending; see write.go.
+	log       replay
+	limit     int    // of log.size
+	acked     uint64 // the other end has so many; the log may keep some of them for a moment
+	wrote     uint64 // the highest number that was ever handed to a connection
+	pumping   bool   // somebody writes
+	writing   uint64 // number of the segment that is being written, or 0
+	endSent   bool
+	freed     int       // bytes acknowledged since mark, of which the limit's growth depends
+	mark      time.Time // when that began; zero before the first
+	wasFull   bool      // since mark, a writer found no room
+	stall     *time.Timer
+	stalling  bool   // stall is set
+	stallMark uint64 // acked when it was
+
+	// Receiving.
+	received uint64 // counted segments taken
+	gotEnd   bool
+	bad      int // connections in a row that ended in a bad record
+	ackDebt  int // bytes taken since the last ACK
+	ackTimer *time.Timer
+	ackSet   bool // ackTimer is set
+
+	resumes, retransmitted uint64
+	dropped                uint64 // datagrams
+	closeOnce              sync.Once
+}
+
+// A link is one connection of a session.
+type link struct {
+	conn    Conn
+	resumed bool          // not the session's first
+	idle    *rate.Limiter // what moves nothing draws on it; PROTOCOL.md §4
+
+	heard    bool   // something has come
+	from     bool   // the other end's FROM has come
+	skip     uint64 // so many counted segments are known already
+	ackedAt  uint64 // the last ACK that came over it
+	fromDue  bool   // our FROM has not left
+	next     uint64 // number of the segment that is written next
+	broken   bool   // a write failed
+	acking   bool   // somebody writes an ACK
+	ackSent  uint64 // what the other end was told
+	ackAsked bool   // an ACK is due now
+}
+
+func newLink(conn Conn) *link {
+	return &link{conn: conn, next: 1, idle: rate.NewLimiter(20, 64)}
+}
+
+// New begins a session on its first connection.
+func New(conn Conn, cfg Config) *Session {
+	s := &Session{
+		cfg: cfg, max: conn.MaxMessage() - segmentOverhead, limit: keepFirst,
+		changed: make(chan struct{}), done: make(chan struct{}),
+		link: newLink(conn), owner: 1, handed: 1, since: time.Now(),
+	}
+	return s
+}
+
+// ID names the session.
+func (s *Session) ID() ID { return s.cfg.ID }
+
+// Done is closed when the session is over; Err then says why.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err is why the session is over, nil while it is not: [net.ErrClosed] if this end closed it, [io.EOF]
+// if the other one did and all has arrived, else what was lost.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Clean reports whether the session has ended with everything accounted for on both ends.
+func (s *Session) Clean() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err != nil && s.clean
+}
+
+// broadcastLocked wakes all who wait for a change.
+func (s *Session) broadcastLocked() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// ReadMessage returns the frames of the next segment, valid until the next call. It waits while there
+// is no connection.
+func (s *Session) ReadMessage(ctx context.Context) ([]byte, error) {
 	for {
-		segment, err := c.below.ReadMessage(ctx)
+		if s.current == nil {
+			l, err := s.nextLink(ctx)
+			if err != nil {
+				return nil, err
+			}
+			s.current = l
+		}
+		// A connection that was taken over is read to its end: nothing of it counts, but its memory is
+		// cleared.
+		m, err := s.current.conn.ReadMessage(ctx)
 		if err != nil {
-			c.lostOne.Do(func() { close(c.lost) })
-			return nil, c.readError(err)
+			l := s.current
+			s.current = nil
+			s.readFailed(l, err)
+			continue
 		}
-		typ, body := segment[0], segment[1:]
-		if c.gotEnd.Load() && typ != segmentAck {
-			return nil, c.protocolError("segment after END")
-		}
-		switch typ {
-		case segmentFrames:
-			if len(body) == 0 {
-				return nil, c.protocolError("empty segment")
-			}
+		if body := s.receive(s.current, m); body != nil {
 			return body, nil
-		case segmentAck:
-			if len(body) != 8 || binary.BigEndian.Uint64(body) > c.sent.Load() {
-				return nil, c.protocolError("bad ACK")
-			}
-			if !c.idle.Allow() {
-				return nil, c.protocolError("too many segments that move nothing")
-			}
-		case segmentDatagram: // of a flow that is not known
-			if !c.idle.Allow() {
-				return nil, c.protocolError("too many segments that move nothing")
-			}
-		case segmentEnd:
-			if len(body) < 2 || len(body) > 2+message.MaxReason || !utf8.Valid(body[2:]) {
-				return nil, c.protocolError("bad END")
-			}
-			c.gotEnd.Store(true)
-			close(c.peerEnd)
-			if c.endSent.Load() {
-				continue // ours went first; Close is waiting for this
-			}
-			if code := message.Code(binary.BigEndian.Uint16(body)); code != message.OK {
-				return nil, &message.CloseError{Code: code, Reason: string(body[2:]), Remote: true}
-			}
-			return nil, io.EOF
-		default:
-			return nil, c.protocolError("unknown segment type")
 		}
 	}
 }
 
-// readError tells a clean end of the connection from a lost session: a CLOSE 0 that comes before
-// both ENDs is the latter.
-func (c *Conn) readError(err error) error {
-	if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !(c.gotEnd.Load() && c.endSent.Load()) {
-		return message.ErrTruncated
+// nextLink waits for a connection.
+func (s *Session) nextLink(ctx context.Context) (*link, error) {
+	for {
+		s.mu.Lock()
+		l, err, changed := s.link, s.err, s.changed
+		s.mu.Unlock()
+		switch {
+		case err != nil:
+			return nil, err
+		case l != nil:
+			return l, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
-	if c.closed.Load() {
-		return net.ErrClosed
-	}
-	return err
 }
 
-func (c *Conn) protocolError(what string) error {
-	c.below.Close(message.ProtocolError, what)
-	return message.ErrRecord
+// receive takes one segment and returns the frames in it, if they are to be delivered.
+func (s *Session) receive(l *link, m []byte) []byte {
+	body, broken := s.take(l, m)
+	if broken != "" {
+		l.conn.Close(message.ProtocolError, broken)
+		s.mu.Lock()
+		s.finishLocked(message.ErrRule, false)
+		s.mu.Unlock()
+	}
+	return body
 }
 
-// WriteMessage sends buf[off:] as one segment; the bytes before off are overwritten.
-func (c *Conn) WriteMessage(ctx context.Context, buf []byte, off int) error {
-	if c.endSent.Load() {
-		return net.ErrClosed
+// take does what a segment asks for. Whether the connection owns the session and whether the segment
+// counts is decided in one step. broken says which rule was broken, if one was.
+func (s *Session) take(l *link, m []byte) (frames []byte, broken string) {
+	typ, body := m[0], m[1:]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.link != l || s.err != nil {
+		return nil, ""
 	}
-	if len(buf)-off > c.MaxMessage() {
-		return message.ErrTooLarge
+	l.heard = true
+	if l.resumed && !l.from && typ != segmentFrom {
+		return nil, "a resumed connection begins with FROM"
 	}
-	buf[off-1] = segmentFrames
-	c.sent.Add(1)
-	return c.below.WriteMessage(ctx, buf, off-1)
+	switch typ {
+	case segmentFrames:
+		switch {
+		case len(body) == 0:
+			return nil, "empty segment"
+		case s.gotEnd && l.skip == 0:
+			return nil, "segment after END"
+		case s.countLocked(l, len(m)):
+			return body, ""
+		}
+	case segmentEnd:
+		switch {
+		case !validEnd(body):
+			return nil, "bad END"
+		case s.gotEnd && l.skip == 0:
+			return nil, "segment after END"
+		case s.countLocked(l, len(m)):
+			s.takeEndLocked(l)
+		}
+	case segmentAck:
+		n, ok := parseShort(body)
+		if !ok || n > s.wrote || n < l.ackedAt {
+			return nil, "bad ACK"
+		}
+		if n <= s.acked && !l.idle.Allow() {
+			return nil, "too many segments that move nothing"
+		}
+		l.ackedAt = n
+		s.ackedLocked(n)
+	case segmentDatagram:
+		if s.cfg.Datagram != nil {
+			s.mu.Unlock()
+			s.cfg.Datagram(body)
+			s.mu.Lock()
+		} else if !l.idle.Allow() { // of a flow that is not known
+			return nil, "too many segments that move nothing"
+		}
+	case segmentFrom:
+		n, ok := parseShort(body)
+		if !ok || !l.resumed || l.from || n == 0 || n > s.received+1 {
+			return nil, "bad FROM"
+		}
+		l.from, l.skip = true, s.received+1-n
+	default:
+		return nil, "unknown segment type"
+	}
+	return nil, ""
+}
+
+// countLocked counts a segment. It is false for one that is known already.
+func (s *Session) countLocked(l *link, n int) bool {
+	if l.skip > 0 {
+		l.skip--
+		return false
+	}
+	s.received++
+	s.bad = 0
+	s.ackDebt += n
+	if s.ackDebt >= ackBytes {
+		s.ackNowLocked(l)
+	} else {
+		s.ackLaterLocked()
+	}
+	return true
+}
+
+// readFailed notes that a connection has ended, and decides what that means for the session.
+func (s *Session) readFailed(l *link, err error) {
+	s.mu.Lock()
+	if s.link != l {
+		s.mu.Unlock()
+		return // it was taken over
+	}
+	s.link, s.since = nil, time.Now()
+	if final, clean := s.verdictLocked(err); final != nil {
+		s.finishLocked(final, clean)
+	}
+	over, told := s.err != nil, s.cfg.Detached
+	s.freeLocked()
+	s.broadcastLocked()
+	s.mu.Unlock()
+	if !over && told != nil {
+		told(err, l.heard)
+	}
+}
+
+// verdictLocked says whether the end of a connection is the end of the session. PROTOCOL.md §5, §6.
+func (s *Session) verdictLocked(err error) (final error, clean bool) {
+	var closed *message.CloseError
+	switch ended := s.gotEnd && s.endSent; {
+	case err == io.EOF && ended:
+		return s.endErr(), true
+	case s.closing && errors.Is(err, net.ErrClosed):
+		return net.ErrClosed, s.clean
+	case err == io.EOF:
+		return message.ErrTruncated, false // a CLOSE 0 that comes before both ENDs
+	case errors.As(err, &closed):
+		if closed.Code == message.GoingAway && s.cfg.Client && s.cfg.Lifetime > 0 {
+			return nil, false // come back later
+		}
+		return closed, false
+	case errors.Is(err, message.ErrRule):
+		return err, false
+	case errors.Is(err, message.ErrRecord):
+		if s.bad++; s.bad >= maxBadRecords {
+			return lost("every connection is tampered with"), false
+		}
+	}
+	if s.cfg.Lifetime == 0 {
+		if s.onlyEndMissingLocked() {
+			return s.endErr(), true
+		}
+		return err, false
+	}
+	return nil, false
+}
+
+func lost(why string) error { return &message.CloseError{Code: message.SessionLost, Reason: why} }
+
+// Request is what the next hello asks for: to resume the session.
+func (s *Session) Request() *Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &Request{Resume: true, ID: s.cfg.ID, Owner: s.handed, Received: s.received}
+}
+
+// Resume takes a server's answer that resumes the session, and returns the message that the new
+// connection begins with. [Session.Attach] comes next. An error says that the session is lost.
+func (s *Session) Resume(a *Answer) (first []byte, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a.Received < s.acked || a.Received > s.wrote {
+		return nil, lost("the server's count is wrong")
+	}
+	s.handed = a.Owner
+	s.ackedLocked(a.Received)
+	return appendShort(segmentFrom, s.fromLocked(a.Received))[segmentStart:], nil
+}
+
+// fromLocked is the number that a new connection begins with if the other end has so many.
+func (s *Session) fromLocked(received uint64) uint64 { return max(received, s.log.acked) + 1 }
+
+// Answer hands out the number of another connection, if the session can be resumed as a client asks.
+// Nothing else changes before that connection is confirmed.
+func (s *Session) Answer(r *Request) (*Answer, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil && !s.clean || r.Owner < s.owner || r.Owner > s.handed ||
+		r.Received < s.acked || r.Received > s.wrote {
+		return nil, false
+	}
+	s.handed++
+	return &Answer{Resumed: true, ID: s.cfg.ID, Owner: s.handed, Received: s.received, Lifetime: s.cfg.Lifetime}, true
+}
+
+// Attach gives the session a confirmed connection with the number that it was given. told is how many
+// segments the other end was told that we have, and received how many it has said that it has. It is
+// false if a higher number was faster or the session is lost: then the connection is the caller's to
+// end. An older connection is not waited for. To a session that has ended cleanly, the connection is
+// there for the other end to learn that; Attach then returns when that is done.
+func (s *Session) Attach(conn Conn, number uint32, told, received uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if number <= s.owner || conn.MaxMessage()-segmentOverhead != s.max || s.err != nil && !s.clean {
+		return false
+	}
+	if s.err != nil {
+		s.owner = number
+		s.mu.Unlock()
+		s.retire(conn, received)
+		s.mu.Lock()
+		return true
+	}
+	l := newLink(conn)
+	l.resumed, l.ackSent = true, told
+	s.owner, s.since = number, time.Now()
+	s.resumes++
+	if old := s.link; old != nil {
+		s.tasks.Go(func() { old.conn.Kill(message.ErrTruncated) })
+	}
+	s.link = nil // or it would hold up what is freed
+	s.ackedLocked(received)
+	l.next = s.fromLocked(received)
+	l.fromDue = !s.cfg.Client // a client's has been its first record
+	s.link = l
+	s.broadcastLocked()
+	s.pumpSoonLocked()
+	if s.received > told {
+		s.ackLaterLocked()
+	}
+	s.watchStallLocked()
+	return true
+}
+
+// Lose ends a session that cannot be resumed.
+func (s *Session) Lose(err error) {
+	s.mu.Lock()
+	l := s.link
+	s.mu.Unlock()
+	if l != nil {
+		l.conn.Kill(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.finishLocked(err, false)
+}
+
+// Probe has the connection show within a time that it lives, if there is one.
+func (s *Session) Probe(within time.Duration) {
+	s.mu.Lock()
+	l := s.link
+	s.mu.Unlock()
+	if l != nil {
+		l.conn.Probe(within)
+	}
+}
+
+// RTT is the round-trip time of the connection, 0 if it is not known or there is none.
+func (s *Session) RTT() time.Duration {
+	s.mu.Lock()
+	l := s.link
+	s.mu.Unlock()
+	if l == nil {
+		return 0
+	}
+	return l.conn.RTT()
 }
 
 // MaxMessage is the largest message that fits one segment, in bytes.
-func (c *Conn) MaxMessage() int { return c.below.MaxMessage() - segmentOverhead }
+func (s *Session) MaxMessage() int { return s.max }
 
-// RTT is the round trip time of the connection below, 0 if it is not known.
-func (c *Conn) RTT() time.Duration {
-	if below, ok := c.below.(interface{ RTT() time.Duration }); ok {
-		return below.RTT()
-	}
-	return 0
+// Stats are counters of a Session, and its state.
+type Stats struct {
+	Attached      bool
+	Since         time.Time // of the present connection, or of its loss
+	Resumes       uint64    // connections after the first
+	Retransmitted uint64    // bytes of segments that were sent again
+	Waiting       int       // bytes of segments that are not acknowledged
+	Dropped       uint64    // datagrams that found no connection
 }
 
-// Close ends the session. For [message.OK] it says END, waits up to two seconds for the other end's,
-// and closes the connection cleanly; without that END, and for any other code, it closes the
-// connection with the code and the session is lost. It is idempotent.
-func (c *Conn) Close(code message.Code, reason string) error {
-	c.closeOnce.Do(func() {
-		c.closed.Store(true)
-		if code == message.OK {
-			if !c.end(reason) {
-				code, reason = message.GoingAway, "no END within the time"
-			}
-		}
-		c.below.Close(code, reason)
-	})
-	return nil
-}
-
-// end exchanges ENDs and reports whether both have been.
-func (c *Conn) end(reason string) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), endWait)
-	defer cancel()
-	buf := make([]byte, message.Headroom, message.Headroom+3+message.MaxReason)
-	buf = append(buf, segmentEnd)
-	buf = binary.BigEndian.AppendUint16(buf, uint16(message.OK))
-	buf = append(buf, message.CutReason(reason)...)
-	c.sent.Add(1)
-	c.endSent.Store(true)
-	if c.below.WriteMessage(ctx, buf, message.Headroom) != nil {
-		return false
-	}
-	select {
-	case <-c.peerEnd:
-		return true
-	case <-c.lost:
-		return c.gotEnd.Load()
-	case <-ctx.Done():
-		return false
+// Stats returns a snapshot.
+func (s *Session) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Stats{
+		Attached: s.link != nil, Since: s.since, Resumes: s.resumes, Retransmitted: s.retransmitted,
+		Waiting: s.log.size - segmentCost*int(s.log.last()-s.log.acked), Dropped: s.dropped,
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,42 +11,45 @@ import (
 	"waxwire.example/waxwire/tunnel"
 )
 
-func most(d time.Duration) time.Duration { return d }
-
-func TestBackoff(t *testing.T) {
-	want := []time.Duration{250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second,
-		4 * time.Second, 8 * time.Second, 15 * time.Second, 15 * time.Second}
-	for n, w := range want {
-		if got := backoff(n, most); got != w {
-			t.Errorf("bound of try %d: got %v, want %v", n, got, w)
-		}
+// most is the bound of each wait, so that a test knows when.
+func most(tries int) time.Duration {
+	if tries == 0 {
+		return 250 * time.Millisecond
 	}
-	if got := backoff(1<<30, most); got != 15*time.Second {
-		t.Errorf("bound of a late try: %v", got)
-	}
-	seen := make(map[time.Duration]bool)
-	for range 1000 {
-		d := backoff(6, upTo)
-		if d < 0 || d > 15*time.Second {
-			t.Fatalf("a wait of %v", d)
-		}
-		seen[d/time.Second] = true
-	}
-	if len(seen) < 12 {
-		t.Errorf("1000 waits fell into %d of 15 seconds only", len(seen))
-	}
+	return min(500*time.Millisecond<<(tries-1), 15*time.Second)
 }
 
 // fakeTunnel is a tunnel that ends when it is told to.
 type fakeTunnel struct {
 	done chan struct{}
 	rtt  time.Duration
+
+	mu      sync.Mutex
+	away    bool
+	changed chan struct{}
 }
 
 func (f *fakeTunnel) Done() <-chan struct{} { return f.done }
 func (f *fakeTunnel) RTT() time.Duration    { return f.rtt }
 
-func up() *fakeTunnel { return &fakeTunnel{done: make(chan struct{}), rtt: time.Millisecond} }
+func (f *fakeTunnel) Status() (tunnel.Status, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return tunnel.Status{Connected: !f.away}, f.changed
+}
+
+// set says whether it has a connection.
+func (f *fakeTunnel) set(connected bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.away = !connected
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+func up() *fakeTunnel {
+	return &fakeTunnel{done: make(chan struct{}), rtt: time.Millisecond, changed: make(chan struct{})}
+}
 
 // keeping is a keeper whose dials the test decides, with what it told.
 type keeping struct {
@@ -68,12 +72,12 @@ func keep(ctx context.Context, first *fakeTunnel, retry <-chan struct{}, answer 
 			k.dials = append(k.dials, time.Since(start))
 			return answer(len(k.dials))
 		},
-		final:  isFinal,
-		retry:  retry,
-		lost:   func(*fakeTunnel) { k.lost++ },
-		failed: func(_ error, _, next time.Duration) { k.waits = append(k.waits, next) },
-		back:   func(_ *fakeTunnel, away time.Duration, _ int) { k.backs = append(k.backs, away) },
-		random: most,
+		final:   isFinal,
+		retry:   retry,
+		lost:    func(*fakeTunnel) { k.lost++ },
+		failed:  func(_ error, _, next time.Duration) { k.waits = append(k.waits, next) },
+		back:    func(_ *fakeTunnel, away time.Duration, _ int) { k.backs = append(k.backs, away) },
+		backoff: most,
 	}
 	go func() { k.result <- k.run(ctx, first) }()
 	return k
@@ -212,6 +216,16 @@ func TestKeeper(t *testing.T) {
 			synctest.Wait()
 			if tun, err := k.Tunnel(ctx); tun != first || err != nil {
 				t.Errorf("while it is up: %v, %v", tun, err)
+			}
+			first.set(false)
+			time.AfterFunc(time.Second, func() { first.set(true) })
+			begin := time.Now()
+			if tun, err := k.Tunnel(ctx); tun != first || err != nil || time.Since(begin) != time.Second {
+				t.Errorf("while it has no connection: %v, %v after %v", tun, err, time.Since(begin))
+			}
+			first.set(false)
+			if tun, ok := k.Current(); tun != first || !ok {
+				t.Errorf("the current one: %v, %v", tun, ok)
 			}
 			close(first.done) // and ask before the keeper has noticed
 			start := time.Now()

@@ -2,42 +2,18 @@ package main
 
 import (
 	"context"
-	"errors"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"waxwire.example/waxwire/tunnel"
 )
 
-// Waits between tries. Full jitter: each is anything from nothing to its bound, so that the clients
-// of a server that comes back do not all come at once.
-const (
-	backoffAtOnce = 250 * time.Millisecond // after a good connection was lost
-	backoffFirst  = 500 * time.Millisecond
-	backoffMost   = 15 * time.Second
-)
-
-// backoff returns how long to wait before try n of a row in which none got through, counted from 0.
-func backoff(n int, random func(time.Duration) time.Duration) time.Duration {
-	if n == 0 {
-		return random(backoffAtOnce)
-	}
-	bound := backoffMost
-	if n < 6 {
-		bound = min(bound, backoffFirst<<(n-1))
-	}
-	return random(bound)
-}
-
-// upTo is the randomness that backoff is used with.
-func upTo(d time.Duration) time.Duration { return rand.N(d + 1) }
-
 // A link is what a keeper needs of a tunnel.
 type link interface {
 	comparable
 	Done() <-chan struct{}
 	RTT() time.Duration
+	Status() (tunnel.Status, <-chan struct{})
 }
 
 // A keeper keeps one tunnel up: when it is lost it dials again, for as long as it takes.
@@ -46,10 +22,10 @@ type keeper[T link] struct {
 	final func(error) bool // a verdict that no further try would change
 	retry <-chan struct{}  // asks for the next try now
 
-	lost   func(T)                                                 // the tunnel has ended
-	failed func(err error, away time.Duration, next time.Duration) // a try did not get through
-	back   func(tunnel T, away time.Duration, tries int)           // one did
-	random func(time.Duration) time.Duration
+	lost    func(T)                                                 // the tunnel has ended
+	failed  func(err error, away time.Duration, next time.Duration) // a try did not get through
+	back    func(tunnel T, away time.Duration, tries int)           // one did
+	backoff func(tries int) time.Duration
 
 	mu      sync.Mutex
 	current T             // the zero value while there is none
@@ -90,7 +66,7 @@ func (k *keeper[T]) run(ctx context.Context, tun T) error {
 
 // redial tries until it gets through or a verdict is final.
 func (k *keeper[T]) redial(ctx context.Context, since time.Time, tries *int) (tun T, err error) {
-	wait := backoff(*tries, k.random)
+	wait := k.backoff(*tries)
 	for {
 		timer := time.NewTimer(wait)
 		select {
@@ -109,18 +85,9 @@ func (k *keeper[T]) redial(ctx context.Context, since time.Time, tries *int) (tu
 		if ctx.Err() != nil || k.final(err) {
 			return tun, err
 		}
-		wait = max(backoff(*tries, k.random), retryAfter(err))
+		wait = max(k.backoff(*tries), tunnel.RetryAfter(err))
 		k.failed(err, time.Since(since), wait)
 	}
-}
-
-// retryAfter is how long a busy server asked to be left alone, within reason.
-func retryAfter(err error) time.Duration {
-	var answer *tunnel.AnswerError
-	if errors.As(err, &answer) {
-		return min(answer.RetryAfter, time.Minute)
-	}
-	return 0
 }
 
 func (k *keeper[T]) set(tun T) {
@@ -139,7 +106,16 @@ func (k *keeper[T]) set(tun T) {
 	k.current = tun
 }
 
-// Tunnel returns the tunnel, and waits while there is none.
+// Current returns the tunnel, connected or not; false if there is none.
+func (k *keeper[T]) Current() (T, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var none T
+	return k.current, k.current != none
+}
+
+// Tunnel returns the tunnel when it is connected: what is begun meanwhile must not be lost if the server
+// turns out to know nothing of the old one.
 func (k *keeper[T]) Tunnel(ctx context.Context) (T, error) {
 	var none T
 	for {
@@ -149,16 +125,25 @@ func (k *keeper[T]) Tunnel(ctx context.Context) (T, error) {
 		}
 		tun, changed := k.current, k.changed
 		k.mu.Unlock()
+		var over, status <-chan struct{}
 		if tun != none {
+			var st tunnel.Status
+			st, status = tun.Status()
+			over = tun.Done()
 			select {
-			case <-tun.Done(): // run has not come to it yet
-				changed = k.next(tun)
+			case <-over: // run has not come to it yet
+				changed, over, status = k.next(tun), nil, nil
 			default:
-				return tun, nil
+				if st.Connected {
+					return tun, nil
+				}
+				changed = nil
 			}
 		}
 		select {
 		case <-changed:
+		case <-over:
+		case <-status:
 		case <-ctx.Done():
 			return none, ctx.Err()
 		}

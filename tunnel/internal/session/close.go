@@ -1,0 +1,181 @@
+package session
+
+import (
+	"context"
+	"io"
+	"net"
+	"time"
+
+	"waxwire.example/waxwire/tunnel/internal/message"
+)
+
+// finishLocked ends the session, once.
+func (s *Session) finishLocked(err error, clean bool) {
+	if s.err != nil {
+		return
+	}
+	s.err, s.clean = err, clean
+	s.link = nil
+	for _, t := range []*time.Timer{s.stall, s.ackTimer} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	kept := s.log.size
+	for n := s.log.acked + 1; n <= s.log.last(); n++ {
+		if n != s.writing { // its writer still looks at it
+			s.log.at(n).free()
+		}
+	}
+	s.log = replay{acked: s.log.last()}
+	s.cfg.Budget.give(s.cfg.Key, kept)
+	s.broadcastLocked()
+	close(s.done)
+}
+
+// endErr is the error of a clean end.
+func (s *Session) endErr() error {
+	if s.closing {
+		return net.ErrClosed
+	}
+	return io.EOF
+}
+
+// onlyEndMissingLocked reports whether both ENDs have been, and the other end has all but, at most,
+// ours.
+func (s *Session) onlyEndMissingLocked() bool {
+	return s.gotEnd && s.endSent && s.acked+1 >= s.log.last()
+}
+
+// sendEndLocked says that there is no more to come.
+func (s *Session) sendEndLocked(reason string) {
+	if s.endSent {
+		return
+	}
+	seg := newEnd(reason)
+	s.cfg.Budget.force(s.cfg.Key, seg.cost())
+	s.log.push(seg)
+	s.endSent = true
+	s.pumpSoonLocked()
+	s.watchStallLocked()
+}
+
+// takeEndLocked answers the other end's END.
+func (s *Session) takeEndLocked(l *link) {
+	s.gotEnd = true
+	s.ackNowLocked(l)
+	s.broadcastLocked()
+	if s.closing {
+		return // Close waits for it
+	}
+	s.sendEndLocked("")
+	// The other end closes. If it does not come to that, nothing is missing but its word that it has
+	// our END.
+	s.tasks.Go(s.awaitClose)
+}
+
+// awaitClose ends the session after the other end's END.
+func (s *Session) awaitClose() {
+	timer := time.NewTimer(endWait)
+	defer timer.Stop()
+	select {
+	case <-s.done:
+		return
+	case <-timer.C:
+	}
+	s.mu.Lock()
+	l, err, clean := s.link, s.endErr(), s.onlyEndMissingLocked()
+	if !clean {
+		err = lost("the other end left before it had everything")
+	}
+	s.mu.Unlock()
+	if l != nil {
+		l.conn.Close(message.OK, "")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.finishLocked(err, clean)
+}
+
+// Close ends the session. For [message.OK] it says END, waits up to two seconds for the other end's and
+// for everything to be acknowledged, over further connections if need be, and closes the connection
+// cleanly. For any other code, and if that time was not enough, it closes the connection with the code:
+// the session is lost. It is idempotent and returns when the goroutines of the Session have ended.
+func (s *Session) Close(code message.Code, reason string) error {
+	s.closeOnce.Do(func() {
+		s.mu.Lock()
+		s.closing = true
+		clean := false
+		if code == message.OK && s.err == nil {
+			if clean = s.endLocked(reason); !clean {
+				code, reason = message.GoingAway, "no END within the time"
+			}
+		}
+		l := s.link
+		s.clean = s.clean || clean && s.err == nil
+		s.mu.Unlock()
+		if l != nil {
+			l.conn.Close(code, reason)
+		}
+		s.mu.Lock()
+		s.finishLocked(net.ErrClosed, clean)
+		s.mu.Unlock()
+	})
+	s.tasks.Wait()
+	return nil
+}
+
+// endLocked exchanges ENDs, and reports whether both have been and everything has arrived. mu is
+// released while it waits.
+func (s *Session) endLocked(reason string) bool {
+	s.sendEndLocked(reason)
+	timer := time.NewTimer(endWait)
+	defer timer.Stop()
+	for s.err == nil && !(s.gotEnd && s.acked == s.log.last()) {
+		changed := s.changed
+		s.mu.Unlock()
+		select {
+		case <-changed:
+		case <-timer.C:
+			s.mu.Lock()
+			return s.onlyEndMissingLocked()
+		}
+		s.mu.Lock()
+	}
+	return s.err == nil || s.clean
+}
+
+// CutShort ends a Close that has taken too long.
+func (s *Session) CutShort() {
+	s.mu.Lock()
+	l := s.link
+	s.closing = true
+	s.mu.Unlock()
+	if l != nil {
+		l.conn.CutShort()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.finishLocked(net.ErrClosed, false)
+}
+
+// retire answers over a connection that resumes a session which has ended cleanly: the other end does
+// not know yet that we have everything, and may lack our END. PROTOCOL.md §6.
+func (s *Session) retire(conn Conn, received uint64) {
+	ctx, cancel := context.WithTimeout(context.Background(), endWait)
+	defer cancel()
+	defer conn.Close(message.OK, "")
+	last := s.log.last()
+	from := min(received, last) + 1
+	if conn.WriteMessage(ctx, appendShort(segmentFrom, from), segmentStart) != nil {
+		return
+	}
+	if from <= last && conn.WriteMessage(ctx, newEnd("").buf, segmentStart) != nil { // the rest was acknowledged
+		return
+	}
+	for {
+		if _, err := conn.ReadMessage(ctx); err != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,193 @@
+package tunnel
+
+import (
+	"crypto/rand"
+	"sync"
+	"time"
+
+	"waxwire.example/waxwire/keys"
+	"waxwire.example/waxwire/tunnel/internal/message"
+	"waxwire.example/waxwire/tunnel/internal/session"
+)
+
+const (
+	// maxTombs is how many sessions that have ended are remembered, so that their clients can learn it.
+	maxTombs = 4096
+
+	defaultKeptBytes = 1 << 30
+)
+
+// sessions knows which session is whose, on a server. It decides nothing about a connection before that
+// is confirmed; who owns a session is the session's own word ([session.Session.Attach]).
+type sessions struct {
+	lifetime time.Duration
+	perKey   int
+	budget   *session.Budget
+
+	mu     sync.Mutex
+	byID   map[session.ID]*held
+	tombs  int
+	closed bool
+}
+
+// held is a session that a server keeps for a client: in use, waiting for the client to come back, or
+// ended and remembered.
+type held struct {
+	id      session.ID
+	key     keys.PublicKey
+	max     int // the largest message that the client takes
+	session *session.Session
+	tunnel  *Tunnel
+
+	// Guarded by sessions.mu.
+	timer *time.Timer // until it is forgotten
+	away  time.Time   // since when it waits for its client; zero if it does not
+	tomb  bool        // it has ended
+}
+
+// A claim is what a hello may have once it is confirmed: a held session, or a new one.
+type claim struct {
+	held    *held // nil: a new one
+	request *session.Request
+	answer  *session.Answer
+	max     int
+}
+
+func newSessions(lifetime time.Duration, l Limits) *sessions {
+	kept := defaultKeptBytes
+	if m := memory() / 4; m > 0 {
+		kept = int(min(m, defaultKeptBytes))
+	}
+	s := &sessions{
+		lifetime: lifetime, perKey: bound(l.PerPeer, 16),
+		budget: session.NewBudget(bound(l.KeptBytes, kept)),
+		byID:   make(map[session.ID]*held),
+	}
+	s.budget.Full = func() { go s.makeRoom() }
+	return s
+}
+
+// claim finds what a client asks for. Another key's session is as unknown as one that never was.
+// PROTOCOL.md §6.
+func (s *sessions) claim(key keys.PublicKey, max int, r *session.Request) *claim {
+	if r.Resume {
+		s.mu.Lock()
+		h := s.byID[r.ID]
+		s.mu.Unlock()
+		if h != nil && h.key == key && h.max == max {
+			if a, ok := h.session.Answer(r); ok {
+				return &claim{held: h, request: r, answer: a, max: max}
+			}
+		}
+	}
+	a := &session.Answer{Unknown: r.Resume, Owner: 1, Lifetime: s.lifetime}
+	rand.Read(a.ID[:])
+	return &claim{request: r, answer: a, max: max}
+}
+
+// add keeps a session.
+func (s *sessions) add(h *held) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.byID[h.id] = h
+}
+
+// detached waits for the client of a session to come back, as long as its lifetime. A key may have so
+// many that wait; past that the one goes that has waited the longest.
+func (s *sessions) detached(h *held) {
+	s.mu.Lock()
+	h.away = time.Now()
+	s.timerLocked(h, func() { s.expire(h) })
+	waiting := 0
+	var oldest *held
+	for _, o := range s.byID {
+		if o.key != h.key || o.away.IsZero() || o.tomb {
+			continue
+		}
+		if o.session.Stats().Attached {
+			continue
+		}
+		waiting++
+		if oldest == nil || o.away.Before(oldest.away) {
+			oldest = o
+		}
+	}
+	s.mu.Unlock()
+	if waiting > s.perKey {
+		go oldest.session.Lose(lost("too many sessions of this key"))
+	}
+}
+
+func (s *sessions) timerLocked(h *held, f func()) {
+	if h.timer != nil {
+		h.timer.Stop()
+	}
+	if !s.closed {
+		h.timer = time.AfterFunc(s.lifetime, f)
+	}
+}
+
+func lost(why string) error { return &message.CloseError{Code: message.SessionLost, Reason: why} }
+
+// expire ends a session whose client has not come back.
+func (s *sessions) expire(h *held) {
+	if st := h.session.Stats(); st.Attached || time.Since(st.Since) < s.lifetime {
+		return // it has been back meanwhile
+	}
+	h.session.Lose(lost("the client did not come back in time"))
+}
+
+// ended forgets a session that was lost, and remembers one that has ended cleanly for as long as its
+// client may still ask.
+func (s *sessions) ended(h *held) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h.timer != nil {
+		h.timer.Stop()
+	}
+	if !h.session.Clean() || s.lifetime == 0 || s.closed || s.tombs >= maxTombs {
+		delete(s.byID, h.id)
+		return
+	}
+	h.tomb = true
+	s.tombs++
+	s.timerLocked(h, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.byID, h.id)
+		s.tombs--
+	})
+}
+
+// makeRoom ends the session that has waited the longest, of the key that keeps the most.
+func (s *sessions) makeRoom() {
+	most := session.Key{}
+	if most = s.budget.Most(); most == (session.Key{}) {
+		return
+	}
+	s.mu.Lock()
+	var oldest *held
+	for _, h := range s.byID {
+		if session.Key(h.key) == most && !h.tomb && !h.away.IsZero() && !h.session.Stats().Attached &&
+			(oldest == nil || h.away.Before(oldest.away)) {
+			oldest = h
+		}
+	}
+	s.mu.Unlock()
+	if oldest != nil {
+		oldest.session.Lose(lost("the server has no room for what was waiting"))
+	}
+}
+
+// close stops all timers.
+func (s *sessions) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, h := range s.byID {
+		if h.timer != nil {
+			h.timer.Stop()
+		}
+	}
+	clear(s.byID)
+}
