@@ -1,10 +1,7 @@
 package mux_test
 
 import (
-	"encoding/binary"
 	"errors"
-	"fmt"
-	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"slices"
@@ -15,84 +12,8 @@ import (
 
 	"waxwire.example/waxwire/tunnel/internal/message"
 	"waxwire.example/waxwire/tunnel/internal/mux"
+	"waxwire.example/waxwire/tunnel/internal/tunneltest"
 )
-
-// A cell is 32 bytes that say where they belong: stream 4 ‖ number 8 ‖ noise 16 ‖ CRC-32 4.
-const cellSize = 32
-
-func appendCells(b []byte, stream uint32, from, n uint64) []byte {
-	for i := from; i < from+n; i++ {
-		start := len(b)
-		b = binary.BigEndian.AppendUint32(b, stream)
-		b = binary.BigEndian.AppendUint64(b, i)
-		x := i*0x9e3779b97f4a7c15 + uint64(stream)
-		b = binary.BigEndian.AppendUint64(b, x^x>>29)
-		b = binary.BigEndian.AppendUint64(b, x*0xbf58476d1ce4e5b9)
-		b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b[start:]))
-	}
-	return b
-}
-
-// A cellChecker is an io.Writer that names the first cell that is lost, doubled, moved or foreign.
-type cellChecker struct {
-	stream uint32
-	next   uint64
-	rest   []byte
-}
-
-func (c *cellChecker) Write(p []byte) (int, error) {
-	c.rest = append(c.rest, p...)
-	for len(c.rest) >= cellSize {
-		cell := c.rest[:cellSize]
-		stream, n := binary.BigEndian.Uint32(cell), binary.BigEndian.Uint64(cell[4:])
-		switch {
-		case crc32.ChecksumIEEE(cell[:28]) != binary.BigEndian.Uint32(cell[28:]):
-			return 0, fmt.Errorf("stream %d: damaged after cell %d", c.stream, c.next)
-		case stream != c.stream:
-			return 0, fmt.Errorf("stream %d: cell %d of stream %d", c.stream, n, stream)
-		case n != c.next:
-			return 0, fmt.Errorf("stream %d: cell %d where %d belongs", c.stream, n, c.next)
-		}
-		c.next++
-		c.rest = c.rest[cellSize:]
-	}
-	c.rest = slices.Clone(c.rest)
-	return len(p), nil
-}
-
-func (c *cellChecker) finish(cells uint64) error {
-	if c.next != cells || len(c.rest) != 0 {
-		return fmt.Errorf("stream %d: %d cells and %d bytes, want %d", c.stream, c.next, len(c.rest), cells)
-	}
-	return nil
-}
-
-// The checker itself: it must find each kind of fault.
-func TestCellChecker(t *testing.T) {
-	good := appendCells(nil, 7, 0, 10)
-	for _, tt := range []struct {
-		name string
-		b    []byte
-		ok   bool
-	}{
-		{"good", good, true},
-		{"lost", slices.Concat(good[:64], good[96:]), false},
-		{"doubled", slices.Concat(good[:64], good[32:]), false},
-		{"moved", slices.Concat(good[32:64], good[:32], good[64:]), false},
-		{"foreign", slices.Concat(appendCells(nil, 8, 0, 1), good[32:]), false},
-		{"damaged", slices.Concat(good[:40], []byte{good[40] ^ 1}, good[41:]), false},
-		{"cut", good[:len(good)-1], false},
-	} {
-		c := &cellChecker{stream: 7}
-		_, err := c.Write(tt.b)
-		if err == nil {
-			err = c.finish(10)
-		}
-		if (err == nil) != tt.ok {
-			t.Errorf("%s: %v", tt.name, err)
-		}
-	}
-}
 
 // 32 streams both ways at once, all sizes of writes and reads, over conns of several depths and
 // message sizes: each byte arrives once, in order, on its stream.
@@ -115,19 +36,10 @@ func TestOracle(t *testing.T) {
 			var wg sync.WaitGroup
 			run := func(st *mux.Stream, send, recv uint32) {
 				wg.Go(func() {
-					rng := rand.New(rand.NewPCG(uint64(send), 1))
-					for i := uint64(0); i < cells; {
-						n := min(1+uint64(rng.ExpFloat64()*100), cells-i)
-						p := appendCells(nil, send, i, n)
-						i += n
-						for len(p) > 0 { // cut anywhere
-							k := min(1+rng.IntN(len(p)), len(p))
-							if _, err := st.Write(p[:k]); err != nil {
-								t.Error(err)
-								return
-							}
-							p = p[k:]
-						}
+					w := tunneltest.Cells{Stream: send}.Writer(st, rand.New(rand.NewPCG(uint64(send), 1)))
+					if err := w.Send(cells); err != nil {
+						t.Error(err)
+						return
 					}
 					if err := st.CloseWrite(); err != nil {
 						t.Error(err)
@@ -135,7 +47,7 @@ func TestOracle(t *testing.T) {
 				})
 				wg.Go(func() {
 					rng := rand.New(rand.NewPCG(uint64(recv), 2))
-					check := &cellChecker{stream: recv}
+					check := tunneltest.Cells{Stream: recv}.Checker()
 					var err error
 					if recv%2 == 0 {
 						_, err = st.WriteTo(check)
@@ -153,7 +65,7 @@ func TestOracle(t *testing.T) {
 						}
 					}
 					if err == nil {
-						err = check.finish(cells)
+						err = check.Finish(cells)
 					}
 					if err != nil {
 						t.Error(err)
@@ -169,7 +81,7 @@ func TestOracle(t *testing.T) {
 			wg.Wait()
 			for _, m := range []*mux.Mux{c, s} {
 				st := m.Stats()
-				if st.BytesSent != streams*cells*cellSize || st.BytesReceived != st.BytesSent {
+				if st.BytesSent != streams*cells*tunneltest.CellSize || st.BytesReceived != st.BytesSent {
 					t.Errorf("%+v", st)
 				}
 			}
