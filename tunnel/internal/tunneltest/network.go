@@ -1,17 +1,26 @@
-// Package tunneltest has what tests of several packages share: a network in memory, for fake time,
-// and a relay that understands WebSocket frames and does harm to them. For tests only.
+// Package tunneltest has what tests of several packages share, for tests only:
+//
+//   - a [Network] in memory, for fake time, and its [Wire]s, which can be cut after each byte;
+//   - a [Relay] that understands WebSocket frames and does harm to them;
+//   - [Cells], contents that tell whether they are all there.
 package tunneltest
 
 import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 )
 
 // Network is a network in memory with one server on it. Its connections are [net.Pipe]s, so that a
 // testing/synctest bubble knows when all of them are idle.
 type Network struct {
+	// Wire, if not nil, makes the connections [Wire]s. It gets each of them, numbered from 0, before
+	// the ends do.
+	Wire func(number int, w *Wire)
+
 	conns chan net.Conn
+	dials atomic.Int64
 	done  chan struct{}
 	once  sync.Once
 }
@@ -23,7 +32,7 @@ func NewNetwork() *Network {
 
 // Dial connects to the server, whatever the address.
 func (n *Network) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	here, there := net.Pipe()
+	here, there := n.pipe()
 	select {
 	case n.conns <- there:
 		return here, nil
@@ -33,6 +42,16 @@ func (n *Network) Dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	here.Close()
 	there.Close()
 	return nil, &net.OpError{Op: "dial", Net: "memory", Err: net.ErrClosed}
+}
+
+func (n *Network) pipe() (here, there net.Conn) {
+	number := int(n.dials.Add(1)) - 1
+	if n.Wire == nil {
+		return net.Pipe()
+	}
+	w, here, there := NewWire()
+	n.Wire(number, w)
+	return here, there
 }
 
 // Accept is the server's side: Network is a [net.Listener].
