@@ -2,6 +2,7 @@
 //
 //   - a [Network] in memory, for fake time, and its [Wire]s, which can be cut after each byte;
 //   - a [Relay] that understands WebSocket frames and does harm to them;
+//   - a [Chaos], a TCP proxy that cuts connections in all ways, holds them up and re-fragments them;
 //   - [Cells], contents that tell whether they are all there.
 package tunneltest
 
