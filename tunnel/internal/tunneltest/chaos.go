@@ -2,7 +2,6 @@ package tunneltest
 
 import (
 	"io"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -179,16 +178,6 @@ func (c *Chaos) Cut(how Cut, hole time.Duration) (live int) {
 		}
 	}
 	return live
-}
-
-// InTurn cuts in the three ways of most networks, by turns; a blackhole lasts from least to most.
-func (c *Chaos) InTurn(rng *rand.Rand, least, most time.Duration) func() {
-	turn := 0
-	return func() {
-		how := []Cut{RST, FIN, Blackhole}[turn%3]
-		turn++
-		c.Cut(how, least+time.Duration(rng.Int64N(int64(most-least)+1)))
-	}
 }
 
 func reset(conns ...*net.TCPConn) {

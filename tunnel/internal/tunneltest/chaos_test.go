@@ -362,37 +362,6 @@ func TestPace(t *testing.T) {
 	})
 }
 
-func TestChaosSchedule(t *testing.T) {
-	f := newFar(t)
-	// Cuts by turns, until there were enough, with a connection there for each.
-	rng := rand.New(rand.NewPCG(1, 1))
-	cut := f.InTurn(rng, time.Millisecond, 2*time.Millisecond)
-	cuts := 0
-	enough := make(chan struct{})
-	stop := tunneltest.Schedule(rng, time.Millisecond, func() {
-		if cuts == 9 {
-			return
-		}
-		f.connect(t)
-		cut()
-		if cuts++; cuts == 9 {
-			close(enough)
-		}
-	})
-	select {
-	case <-enough:
-	case <-time.After(patience):
-		t.Error("no 9 cuts")
-	}
-	stop()
-	n := f.Counts()
-	for _, how := range []tunneltest.Cut{tunneltest.RST, tunneltest.FIN, tunneltest.Blackhole} {
-		if n.Cuts[how] != 3 {
-			t.Errorf("%d of 9 cuts were %v", n.Cuts[how], how)
-		}
-	}
-}
-
 // The moments of a schedule are at random, and so far apart as they should be.
 func TestSchedule(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
