@@ -47,7 +47,7 @@ func TestScript(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
-			env.Values["state"] = &state{procs: make(map[string]*process)}
+			env.Values["state"] = &state{procs: make(map[string]*process), loads: make(map[string]chan error)}
 			env.Defer(env.Values["state"].(*state).end)
 			env.Vars = append(env.Vars, "LC_ALL=C.UTF-8", "TERM=xterm", "HOME="+env.WorkDir+"/home")
 			return nil
@@ -61,6 +61,8 @@ func TestScript(t *testing.T) {
 			"serve":   cmdServe,
 			"fetch":   cmdFetch,
 			"isreset": cmdIsReset,
+			"load":    cmdLoad,
+			"broken":  cmdBroken,
 			"relay":   cmdRelay,
 			"hold":    cmdHold,
 			"limits":  cmdLimits,
@@ -73,6 +75,7 @@ func TestScript(t *testing.T) {
 // state is what a script has running.
 type state struct {
 	procs   map[string]*process
+	loads   map[string]chan error
 	relay   *relay
 	cleanup []func()
 }
@@ -334,6 +337,36 @@ func cmdIsReset(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if !errors.Is(err, syscall.ECONNRESET) {
 		ts.Fatalf("got %v, want ECONNRESET", err)
+	}
+}
+
+// load NAME ADDR: a connection whose data is read as fast as it comes; a MiB of it is there.
+func cmdLoad(ts *testscript.TestScript, neg bool, args []string) {
+	noNeg(ts, neg)
+	c, err := net.Dial("tcp", args[1])
+	ts.Check(err)
+	s := stateOf(ts)
+	s.cleanup = append(s.cleanup, func() { c.Close() })
+	_, err = io.CopyN(io.Discard, c, 1<<20)
+	ts.Check(err)
+	end := make(chan error, 1)
+	s.loads[args[0]] = end
+	go func() {
+		_, err := io.Copy(io.Discard, c)
+		end <- err
+	}()
+}
+
+// broken NAME: that load ends in a reset, which nobody can take for its end.
+func cmdBroken(ts *testscript.TestScript, neg bool, args []string) {
+	noNeg(ts, neg)
+	select {
+	case err := <-stateOf(ts).loads[args[0]]:
+		if !errors.Is(err, syscall.ECONNRESET) {
+			ts.Fatalf("it ended in %v, want ECONNRESET", err)
+		}
+	case <-time.After(patience):
+		ts.Fatalf("it has not ended")
 	}
 }
 
