@@ -72,7 +72,7 @@ func newTestServer(t testing.TB, change func(*tunnel.Server)) *host {
 	h.Server = &tunnel.Server{
 		Identity: newTestIdentity(t), Peers: h.peers, Path: "/wax",
 		ResumeFor: -1, // a lost connection is the end: what goes on after it is the matter of resume_test.go
-		Logger: slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Logger:    slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if change != nil {
 		change(h.Server)

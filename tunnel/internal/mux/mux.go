@@ -153,6 +153,7 @@ func New(conn message.Conn, cfg Config) *Mux {
 	if r, ok := conn.(interface{ Room() bool }); ok {
 		m.w.room = r.Room
 	}
+	m.w.keeper, _ = conn.(keeper)
 	m.wg.Go(m.read)
 	m.wg.Go(m.w.loop)
 	return m

@@ -46,6 +46,13 @@ const (
 	ownerLoop                // the mux's writer goroutine
 )
 
+// A keeper is a conn that keeps what it has sent, and would have to copy it.
+type keeper interface {
+	// WriteOwned is WriteMessage for the message behind [message.Headroom] in *buf. If taken, *buf is
+	// not the caller's any more, and giveUp gets it back, cleared.
+	WriteOwned(ctx context.Context, buf *[]byte, giveUp func(*[]byte)) (taken bool, err error)
+}
+
 // The writer puts what streams and the reading loop have to say into messages. Whoever Writes
 // while nobody else does writes the message himself; whoever finds somebody writing leaves his
 // bytes where they are and waits until they went with somebody's message.
@@ -54,6 +61,8 @@ type writer struct {
 	conn message.Conn
 	wake chan struct{} // one slot: the writer goroutine has become the owner, or err was set
 	room func() bool   // whether the conn takes a message now, or may wait long: then only the loop writes
+
+	keeper keeper // the conn, if it keeps messages for a while and can take over their memory
 
 	mu      sync.Mutex // guards what follows and the send half of every stream
 	owner   owner
@@ -124,6 +133,11 @@ func (w *writer) giveBufferLocked() {
 	w.buf = nil
 	clear((*b)[:min(w.used, cap(*b))])
 	w.used = 0
+	putBuffer(b)
+}
+
+// putBuffer gives back a buffer that holds no plaintext.
+func putBuffer(b *[]byte) {
 	*b = (*b)[:0]
 	if cap(*b) > smallBuffer {
 		wholeBuffers.Put(b)
@@ -202,12 +216,21 @@ func (w *writer) runLocked(s *Stream) {
 			return
 		}
 		backlog := w.small.n+w.bulk.n > 0
-		buf := *w.buf
+		buf := w.buf
 		w.mu.Unlock()
 		start := time.Now()
-		err := w.conn.WriteMessage(w.mux.ctx, buf, message.Headroom)
+		var taken bool
+		var err error
+		if w.keeper != nil {
+			taken, err = w.keeper.WriteOwned(w.mux.ctx, buf, putBuffer)
+		} else {
+			err = w.conn.WriteMessage(w.mux.ctx, *buf, message.Headroom)
+		}
 		took := time.Since(start)
 		w.mu.Lock()
+		if taken {
+			w.buf, w.used = nil, 0
+		}
 		if err != nil {
 			w.failLocked(err)
 			return

@@ -37,6 +37,10 @@ const (
 type segment struct {
 	buf   []byte // segmentStart bytes for the layers below ‖ type ‖ rest
 	class int
+
+	// A segment that took its memory over from the layer above gives it back there.
+	owner  *[]byte
+	giveUp func(*[]byte)
 }
 
 // Segments come in powers of two from 256 bytes, so that a small one does not hold a large buffer.
@@ -63,9 +67,29 @@ func newSegment(typ byte, body []byte) *segment {
 	return s
 }
 
+// ownedSegments are those without memory of their own.
+var ownedSegments sync.Pool
+
+// takeSegment makes a segment of a message that has [message.Headroom] in front, without a copy.
+func takeSegment(typ byte, owner *[]byte, giveUp func(*[]byte)) *segment {
+	s, _ := ownedSegments.Get().(*segment)
+	if s == nil {
+		s = new(segment)
+	}
+	s.buf, s.owner, s.giveUp = *owner, owner, giveUp
+	s.buf[segmentStart] = typ
+	return s
+}
+
 // free clears the segment, which held plaintext, and gives it back.
 func (s *segment) free() {
 	clear(s.buf)
+	if s.owner != nil {
+		s.giveUp(s.owner)
+		s.buf, s.owner, s.giveUp = nil, nil, nil
+		ownedSegments.Put(s)
+		return
+	}
 	s.buf = s.buf[:0]
 	if s.class <= largestClass {
 		segmentPools[s.class].Put(s)

@@ -21,7 +21,23 @@ func (s *Session) WriteMessage(ctx context.Context, buf []byte, off int) error {
 	if len(buf)-off > s.max {
 		return message.ErrTooLarge
 	}
-	seg := newSegment(segmentFrames, buf[off:])
+	return s.write(ctx, newSegment(segmentFrames, buf[off:]))
+}
+
+// WriteOwned is WriteMessage for a message that begins at [message.Headroom] of *buf and fills most of
+// it: the segment takes the memory over instead of copying it. If taken, the caller forgets buf, and
+// giveUp gets it, cleared, when nobody needs it any more, from any goroutine.
+func (s *Session) WriteOwned(ctx context.Context, buf *[]byte, giveUp func(*[]byte)) (taken bool, err error) {
+	if len(*buf)-message.Headroom < cap(*buf)/2 {
+		return false, s.WriteMessage(ctx, *buf, message.Headroom)
+	}
+	if len(*buf)-message.Headroom > s.max {
+		return false, message.ErrTooLarge
+	}
+	return true, s.write(ctx, takeSegment(segmentFrames, buf, giveUp))
+}
+
+func (s *Session) write(ctx context.Context, seg *segment) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.awaitRoomLocked(ctx, seg.cost()); err != nil {
