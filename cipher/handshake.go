@@ -121,6 +121,9 @@ func newHandshake(c HandshakeConfig, static staticKey, suite Suite) (*Handshake,
 	h.fixed.encapsulate = encapsulate
 	erase.Do(func() {
 		copy(h.psk[:], c.PSK)
+		if sc.psk {
+			erase.Trace("psk", h.psk[:])
+		}
 		h.sym.init(protocolName(c.Pattern, sc.hfs, suite), suite)
 		h.sym.mixHash(c.Prologue)
 		if sc.responderKnown {
@@ -209,6 +212,7 @@ func (h *Handshake) write(dst, payload []byte) ([]byte, error) {
 			var pub *mlkem.EncapsulationKey768
 			if pub, err = parseKEMKey(h.re1); err == nil {
 				secret, ciphertext := h.fixed.encapsulate(pub)
+				erase.Trace("kem", secret)
 				dst = h.sym.encryptAndHash(dst, ciphertext)
 				err = h.sym.mixKey(secret)
 			}
@@ -288,6 +292,7 @@ func (h *Handshake) readKEM(sealed []byte) error {
 	if err != nil {
 		return err
 	}
+	erase.Trace("kem", secret)
 	h.e1.wipe()
 	return h.sym.mixKey(secret)
 }
@@ -322,6 +327,7 @@ func (h *Handshake) mix(t token) error {
 	if err != nil {
 		return err
 	}
+	erase.Trace("dh", secret)
 	return h.sym.mixKey(secret)
 }
 

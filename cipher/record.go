@@ -53,10 +53,13 @@ func newDirection(s Suite, ts *[32]byte) (*direction, error) {
 
 // derive makes key and iv from ts. PROTOCOL.md §3.
 func (d *direction) derive() (err error) {
+	erase.Trace("ts", d.ts[:])
 	d.expand(&d.temp, &d.ts, append([]byte("waxwire/1 key"), byte(d.suite))...)
+	erase.Trace("key", d.temp[:keySize])
 	d.key, err = newAEADKey(d.suite, d.temp[:keySize])
 	d.expand(&d.temp, &d.ts, append([]byte("waxwire/1 iv"), byte(d.suite))...)
 	copy(d.iv[:], d.temp[:])
+	erase.Trace("iv", d.iv[:])
 	clear(d.temp[:])
 	return err
 }

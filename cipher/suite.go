@@ -191,6 +191,7 @@ type ephemeral struct{ key *ecdh.PrivateKey }
 func newEphemeral(fixed []byte) (ephemeral, error) {
 	scalar := secretBytes(dhSize, fixed)
 	defer clear(scalar)
+	erase.Trace("ephemeral", scalar)
 	key, err := ecdh.X25519().NewPrivateKey(scalar)
 	if err != nil {
 		return ephemeral{}, err
@@ -223,6 +224,7 @@ type kemKey struct{ key *mlkem.DecapsulationKey768 }
 func newKEMKey(fixed []byte) (kemKey, error) {
 	seed := secretBytes(kemSeedSize, fixed)
 	defer clear(seed)
+	erase.Trace("mlkem-seed", seed)
 	key, err := mlkem.NewDecapsulationKey768(seed)
 	if err != nil {
 		return kemKey{}, err

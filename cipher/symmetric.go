@@ -3,6 +3,8 @@ package cipher
 import (
 	"encoding/binary"
 	"math"
+
+	"waxwire.example/waxwire/keys/erase"
 )
 
 // A symmetricState is Noise's SymmetricState with its CipherState: the chaining key, the transcript
@@ -36,6 +38,7 @@ func (s *symmetricState) mixHash(data []byte) { s.hash(&s.h, s.h[:], data) }
 func (s *symmetricState) hkdf(ikm []byte, n int) {
 	prk := &s.ck // the chaining key is replaced by every caller, or wiped
 	s.hmac(prk, &s.ck, ikm)
+	erase.Trace("prk", prk[:])
 	s.hmac(&s.temp[0], prk, []byte{1})
 	for i := 1; i < n; i++ {
 		s.hmac(&s.temp[i], prk, s.temp[i-1][:], []byte{byte(i + 1)})
@@ -50,6 +53,7 @@ func (s *symmetricState) mixKey(ikm []byte) error {
 	s.hkdf(ikm, 2)
 	clear(ikm)
 	s.ck = s.temp[0]
+	erase.Trace("ck", s.ck[:])
 	return s.setKey(&s.temp[1])
 }
 
@@ -57,6 +61,7 @@ func (s *symmetricState) mixKeyAndHash(psk []byte) error {
 	defer s.clearTemp()
 	s.hkdf(psk, 3)
 	s.ck = s.temp[0]
+	erase.Trace("ck", s.ck[:])
 	s.mixHash(s.temp[1][:])
 	return s.setKey(&s.temp[2])
 }
@@ -64,6 +69,7 @@ func (s *symmetricState) mixKeyAndHash(psk []byte) error {
 func (s *symmetricState) setKey(key *[hashSize]byte) (err error) {
 	s.key.wipe()
 	s.n = 0
+	erase.Trace("handshake-key", key[:])
 	s.key, err = newAEADKey(s.suite, key[:])
 	return err
 }

@@ -253,6 +253,7 @@ func (k *encryptedKey) withAEAD(passphrase []byte, f func(seal, open func(dst, t
 	erase.Handshake(func() {
 		key := argon2.IDKey(passphrase, k.salt, k.kdf.time, k.kdf.memory, k.kdf.threads, chacha20poly1305.KeySize)
 		defer clear(key)
+		erase.Trace("file-key", key)
 		aead, newErr := chacha20poly1305.NewX(key)
 		if newErr != nil {
 			err = newErr

@@ -47,6 +47,7 @@ func Generate() (*Identity, error) {
 
 // newIdentity makes an identity of the secret, which it does not keep. Call it under erase.
 func newIdentity(secret []byte) (*Identity, error) {
+	erase.Trace("static", secret)
 	key, err := ecdh.X25519().NewPrivateKey(secret)
 	if err != nil {
 		return nil, err
@@ -79,6 +80,7 @@ func parseIdentity(text []byte) (*Identity, error) {
 	if want := bech32.EncodedLen(secretHRP, KeySize); len(text) != want {
 		return fail(fmt.Sprintf("it has %d characters instead of %d", len(text), want), nil)
 	}
+	erase.Trace("key-text", text)
 	buf := make([]byte, 0, 2*KeySize)
 	defer func() { clear(buf[:cap(buf)]) }()
 	secret, err := bech32.Decode(buf, secretHRP, text, true)
@@ -109,6 +111,7 @@ func (id *Identity) MarshalText() ([]byte, error) {
 		err = id.withSecret(func(secret []byte) error {
 			text = make([]byte, 0, bech32.EncodedLen(secretHRP, KeySize))
 			text = bech32.Append(text, secretHRP, secret, true)
+			erase.Trace("key-text", text)
 			return nil
 		})
 	})

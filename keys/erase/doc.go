@@ -9,6 +9,9 @@
 // With GOEXPERIMENT=runtimesecret, on the systems that runtime/secret supports, Do and Handshake
 // are runtime/secret.Do, which erases heap memory too. [Guard] says which of the two is at work.
 //
+// [Trace] is for the proof, TestErasure of package tunnel: it is empty but under the build tag
+// erasetrace, which no shipped binary has.
+//
 // Limits. Memory that somebody else still holds is not erased: whoever makes a key object calls
 // Object on it. Do covers 4 KiB of stack and Handshake 32 KiB; deeper calls leave what lies below.
 // Without runtime/secret, a signal that arrives in the middle of a call may leave a piece of a key

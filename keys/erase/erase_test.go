@@ -30,6 +30,13 @@ var guards = []struct {
 	{"Handshake", erase.Handshake},
 }
 
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
 func TestGuard(t *testing.T) {
 	if got := erase.Guard(); got != wantGuard {
 		t.Errorf("Guard() = %q, want %q", got, wantGuard)

@@ -15,21 +15,27 @@ var supported = func() (on bool) {
 // record and allocates nothing. A panic of f passes on with its value. Calls may nest, and may run
 // at once.
 func Do(f func()) {
-	if !supported {
+	switch {
+	case skipGuard:
+		f()
+	case supported:
+		secret.Do(f)
+	default:
 		scrubDo(f)
-		return
 	}
-	secret.Do(f)
 }
 
 // Handshake is [Do] for longer work. Where runtime/secret does nothing, f runs on a goroutine of its
 // own; a panic of f, and runtime.Goexit, are carried over to the caller either way.
 func Handshake(f func()) {
-	if !supported {
+	switch {
+	case skipGuard:
+		f()
+	case supported:
+		secret.Do(f)
+	default:
 		scrubHandshake(f)
-		return
 	}
-	secret.Do(f)
 }
 
 // Guard names what erases here: "scrub", or "runtime/secret" in a build with that experiment on a

@@ -86,13 +86,6 @@ func useAEAD(aead cipher.AEAD) {
 	must(aead.Open(nil, nonce, sealed, nil))
 }
 
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
 func TestMain(m *testing.M) {
 	if scenario := os.Getenv(residueEnv); scenario != "" {
 		residueChild(scenario)
