@@ -213,8 +213,10 @@ func (h *Handshake) write(dst, payload []byte) ([]byte, error) {
 			if pub, err = parseKEMKey(h.re1); err == nil {
 				secret, ciphertext := h.fixed.encapsulate(pub)
 				erase.Trace("kem", secret)
+				erase.Trace("kem-coins", secret[len(secret):cap(secret)])
 				dst = h.sym.encryptAndHash(dst, ciphertext)
 				err = h.sym.mixKey(secret)
+				clear(secret[:cap(secret)]) // the coins too
 			}
 		default:
 			err = h.mix(t)

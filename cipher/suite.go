@@ -253,7 +253,9 @@ func parseKEMKey(public []byte) (*mlkem.EncapsulationKey768, error) {
 	return mlkem.NewEncapsulationKey768(public)
 }
 
-// encapsulate returns a shared secret, which the caller wipes, and its ciphertext.
+// encapsulate returns a shared secret, which the caller wipes up to its capacity, and its ciphertext.
+// Behind the secret, in the same array, crypto/mlkem leaves the coins of the encryption: who has them,
+// the public key and the ciphertext can compute the secret.
 func encapsulate(public *mlkem.EncapsulationKey768) (secret, ciphertext []byte) {
 	return public.Encapsulate()
 }

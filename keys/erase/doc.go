@@ -16,5 +16,8 @@
 // Object on it. Do covers 4 KiB of stack and Handshake 32 KiB; deeper calls leave what lies below.
 // Without runtime/secret, a signal that arrives in the middle of a call may leave a piece of a key
 // on the thread's signal stack, and a garbage collection may move the caller's stack within Do.
+// crypto/mlkem leaves the message that it decrypted, from which the shared secret can be computed, on
+// the heap, where no call reaches it.
+//
 // The function that is run must not start goroutines, wait for the network or write logs.
 package erase
