@@ -14,8 +14,9 @@
 //
 // Limits. Memory that somebody else still holds is not erased: whoever makes a key object calls
 // Object on it. Do covers 4 KiB of stack and Handshake 32 KiB; deeper calls leave what lies below.
-// Without runtime/secret, a signal that arrives in the middle of a call may leave a piece of a key
-// on the thread's signal stack, and a garbage collection may move the caller's stack within Do.
+// Without runtime/secret, a signal that arrives in the middle of Do leaves the registers on the thread's
+// signal stack, pieces of a key among them, until the next signal; and a garbage collection may move the
+// caller's stack within Do. During Handshake no signal arrives, on Linux.
 // crypto/mlkem leaves the message that it decrypted, from which the shared secret can be computed, on
 // the heap, where no call reaches it.
 //

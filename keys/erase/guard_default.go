@@ -14,8 +14,8 @@ func Do(f func()) {
 }
 
 // Handshake is [Do] for longer work: f runs on a goroutine of its own with 32 KiB of stack that
-// neither moves nor survives. Handshake returns when f has; a panic of f, and runtime.Goexit, are
-// carried over to the caller.
+// neither moves nor survives, and on Linux no signal interrupts it. Handshake returns when f has; a
+// panic of f, and runtime.Goexit, are carried over to the caller.
 func Handshake(f func()) {
 	if skipGuard {
 		f()

@@ -37,6 +37,7 @@ func scrubHandshake(f func()) {
 		var anchor [handshakeStack]byte
 		hold32K(&anchor)
 		clearStack32K()
+		defer deferSignals()()
 		run(f, &o, clearStack32K)
 		wipeRegisters()
 		clearStack32K()

@@ -30,7 +30,7 @@ var (
 	skipGuard = os.Getenv(traceSkipEnv) == "guard"
 
 	traceMu   sync.Mutex
-	traceLine [512]byte // static: a masked secret on its way out
+	traceLine [1024]byte // static: a masked secret on its way out
 )
 
 // Trace writes "KEY name hex", each byte of the secret xor 0xA5. It moves the secret byte by byte and
