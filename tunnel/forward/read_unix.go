@@ -75,7 +75,7 @@ func (r *reader) done() {
 		r.slow.done()
 	}
 	if r.buf != nil {
-		buffers.Put(r.buf)
+		giveBack(r.buf, r.n)
 		r.buf = nil
 	}
 }

@@ -158,22 +158,31 @@ func reset(c net.Conn) {
 	c.Close()
 }
 
+// giveBack clears the n bytes of a buffer that were used and gives it back: whoever takes it next may
+// carry somebody else's data.
+func giveBack(b *[]byte, n int) {
+	clear((*b)[:max(n, 0)])
+	buffers.Put(b)
+}
+
 // A plainReader reads with a buffer that it holds while it waits.
 type plainReader struct {
 	conn net.Conn
 	buf  *[]byte
+	n    int
 }
 
 // read returns what the socket has; the slice is valid until done.
 func (r *plainReader) read() ([]byte, error) {
 	r.buf = buffers.Get().(*[]byte)
-	n, err := r.conn.Read(*r.buf)
-	return (*r.buf)[:n], err
+	var err error
+	r.n, err = r.conn.Read(*r.buf)
+	return (*r.buf)[:r.n], err
 }
 
 func (r *plainReader) done() {
 	if r.buf != nil {
-		buffers.Put(r.buf)
+		giveBack(r.buf, r.n)
 		r.buf = nil
 	}
 }

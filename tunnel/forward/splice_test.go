@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"runtime"
@@ -145,5 +146,39 @@ func TestResetToldToWriter(t *testing.T) {
 	atEnd(far)
 	if s.wasReset() {
 		t.Error("an end of both ways is taken for a reset")
+	}
+}
+
+// A buffer that goes back to the pool holds nothing of the connection that used it.
+func TestBuffersAreCleared(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	tcp, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, far := net.Pipe()
+	for name, ends := range map[string][2]net.Conn{"socket": {tcp, accepted}, "without a descriptor": {near, far}} {
+		t.Run(name, func(t *testing.T) {
+			defer ends[0].Close()
+			defer ends[1].Close()
+			go ends[0].Write([]byte("plaintext"))
+			r := newReader(ends[1])
+			b, err := r.read()
+			if err != nil || string(b) != "plaintext" {
+				t.Fatalf("read %q, %v", b, err)
+			}
+			r.done()
+			if len(bytes.Trim(b, "\x00")) != 0 {
+				t.Errorf("the buffer went back with %q", b)
+			}
+		})
 	}
 }

@@ -28,8 +28,9 @@ func newChunk(n int) *chunk {
 	return &chunk{class: class, buf: make([]byte, 0, chunkSizes[class])}
 }
 
-// free gives the chunk back; its owner forgets it.
+// free gives the chunk back, without the plaintext in it; its owner forgets it.
 func (c *chunk) free() {
+	clear(c.buf)
 	c.next, c.off, c.buf = nil, 0, c.buf[:0]
 	chunkPools[c.class].Put(c)
 }
@@ -106,12 +107,10 @@ func (q *chunkQueue) unpop(c *chunk) {
 	q.n += len(c.buf) - c.off
 }
 
-// drop clears and frees everything.
+// drop frees everything.
 func (q *chunkQueue) drop() {
 	for q.head != nil {
-		c := q.shift()
-		clear(c.buf)
-		c.free()
+		q.shift().free()
 	}
 	q.n = 0
 }

@@ -302,8 +302,9 @@ func (w *writer) appendControlLocked(b []byte, end int) []byte {
 	return b
 }
 
-// keep empties a queue and keeps its memory, unless that is large.
+// keep empties and clears a queue and keeps its memory, unless that is large.
 func keep[T any](q []T) []T {
+	clear(q)
 	if cap(q) > 16<<10 {
 		return nil
 	}

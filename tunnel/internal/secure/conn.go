@@ -362,7 +362,10 @@ func (c *Conn) writeErr() error {
 // sendLocked seals and writes one record. The caller holds tx.
 func (c *Conn) sendLocked(ctx context.Context, plaintext []byte, timeout time.Duration) error {
 	if c.padding != PadNone {
-		plaintext = c.padding.appendPadding(plaintext, c.sendMax-cipher.Overhead)
+		given := plaintext
+		if plaintext = c.padding.appendPadding(given, c.sendMax-cipher.Overhead); &plaintext[0] != &given[0] {
+			defer clear(plaintext) // a copy, and nobody else's
+		}
 	}
 	if c.sealer.Records() == 0 {
 		c.epochStart = time.Now()

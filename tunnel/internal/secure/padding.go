@@ -3,6 +3,7 @@ package secure
 import (
 	"encoding/binary"
 	"math/bits"
+	"slices"
 )
 
 // Padding says how the lengths of records are blurred. PROTOCOL.md §4.
@@ -18,7 +19,7 @@ const (
 )
 
 // appendPadding pads a plaintext (type ‖ body) that may grow to at most max bytes. One that is too
-// long to be padded is left as it is.
+// long to be padded is left as it is; one whose padding does not fit its capacity is copied once.
 func (p Padding) appendPadding(plaintext []byte, max int) []byte {
 	n := len(plaintext) + padLength
 	var want int
@@ -35,6 +36,7 @@ func (p Padding) appendPadding(plaintext []byte, max int) []byte {
 		return plaintext
 	}
 	plaintext[0] |= padded
+	plaintext = slices.Grow(plaintext, want-len(plaintext))
 	for len(plaintext) < want-padLength {
 		plaintext = append(plaintext, 0)
 	}
