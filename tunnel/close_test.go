@@ -289,6 +289,15 @@ func TestCloseTable(t *testing.T) {
 			}
 			e.valve.set(passes, passes)
 		}, tunnel.ErrTruncated, tunnel.ErrTruncated, [2][]int{{}, {}}, 35 * time.Second},
+		{"7: a handler panics, and its deferred call aborts", func(t *testing.T, e *ends) {
+			defer func() {
+				if r := recover(); r != "a bug" {
+					t.Errorf("the program recovered %v", r)
+				}
+			}()
+			defer e.server.Abort()
+			panic("a bug")
+		}, tunnel.ErrTruncated, net.ErrClosed, [2][]int{{}, {}}, 0},
 		{"7: the context of a write ends", func(_ *testing.T, e *ends) {
 			e.valve.set(stops, passes)
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -24,7 +24,8 @@ func newConn(c *secure.Conn) *Conn { return &Conn{conn: c} }
 
 // ReadMessage returns the next message, which is valid until the next call. [io.EOF] is the other
 // end's clean close; [ErrTruncated] a lost connection; [ErrRecord] tampering. The first error is
-// final. A context that ends while ReadMessage waits ends the connection.
+// final, and the call that returns it clears the last message. A context that ends while ReadMessage
+// waits ends the connection.
 func (c *Conn) ReadMessage(ctx context.Context) ([]byte, error) {
 	m, err := c.conn.ReadMessage(ctx)
 	return m, publicError(err)
@@ -79,6 +80,11 @@ func (c *Conn) Err() error { return publicError(c.conn.Err()) }
 // Close says goodbye, erases the keys and closes the connection, within about three seconds. The
 // other end reads [io.EOF]. It is idempotent.
 func (c *Conn) Close() error { return c.conn.Close(message.OK, "") }
+
+// Abort erases the keys and cuts the connection at once, without a word: the other end gets
+// [ErrTruncated]. It is for a program that gives up halfway, as in a deferred call after a panic, where
+// Close would make what was sent so far look complete. It is idempotent.
+func (c *Conn) Abort() { c.conn.Kill(net.ErrClosed) }
 
 // CloseWith is Close with a code and a short text for the other end.
 func (c *Conn) CloseWith(code Code, reason string) error {
