@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -245,10 +246,10 @@ func (k *encryptedKey) additional() []byte {
 // withAEAD derives the key of the file and calls f with it.
 //
 // Argon2 works in goroutines and memory of its own, which nobody else can clear. In the build with
-// runtime/secret that memory is erased as it was allocated under Handshake; in the other one it is
-// given back to the system, which erases it.
+// runtime/secret that memory is erased as it was allocated under Handshake; in the other one reuse sees to
+// it, as far as it can.
 func (k *encryptedKey) withAEAD(passphrase []byte, f func(seal, open func(dst, text []byte) ([]byte, error)) error) error {
-	defer debug.FreeOSMemory()
+	defer reuse()
 	var err error
 	erase.Handshake(func() {
 		key := argon2.IDKey(passphrase, k.salt, k.kdf.time, k.kdf.memory, k.kdf.threads, chacha20poly1305.KeySize)
@@ -266,6 +267,19 @@ func (k *encryptedKey) withAEAD(passphrase []byte, f func(seal, open func(dst, t
 		)
 	})
 	return err
+}
+
+// reuse has the garbage collector free what nobody holds any more, gives large pieces back to the system,
+// which erases them, and takes small ones again, which zeroes them. Among the latter is the state of
+// a BLAKE2b hash of 360 bytes that Argon2 leaves with the passphrase in it. Nobody can say how many of
+// that size are free: this takes as many as a program of some size has.
+func reuse() {
+	debug.FreeOSMemory()
+	taken := make([][]byte, 4096)
+	for i := range taken {
+		taken[i] = make([]byte, 360)
+	}
+	runtime.KeepAlive(taken)
 }
 
 func (k *encryptedKey) open(passphrase []byte) (id *Identity, err error) {
