@@ -54,7 +54,7 @@ func (h *host) checkNobody(t *testing.T) {
 }
 
 // eventually waits for what other goroutines are about to bring about.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -167,7 +167,7 @@ const (
 const linger = time.Millisecond
 
 // newValve puts a valve into the way of h's clients.
-func newValve(t *testing.T, h *host) *valve {
+func newValve(t testing.TB, h *host) *valve {
 	v := &valve{dialNext: h.netDial, changed: make(chan struct{})}
 	h.netDial = v.dial
 	t.Cleanup(func() {

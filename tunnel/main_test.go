@@ -10,7 +10,13 @@ import (
 )
 
 // TestMain fails if any test leaves a goroutine behind.
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if what := os.Getenv(erasureChildEnv); what != "" {
+		erasureChild(what)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // thorough runs the whole set of faults where a test samples it otherwise.
 func thorough() bool { return os.Getenv("WAXWIRE_FULL") != "" }

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -77,7 +78,8 @@ type Server struct {
 	// Logger gets who comes and goes and who was turned away. Nil: nothing is logged.
 	Logger *slog.Logger
 
-	timing secure.Timing // tests shorten it
+	timing  secure.Timing // tests shorten it
+	recheck time.Duration // and this; zero: recheckPeers
 
 	once      sync.Once
 	initErr   error
@@ -592,7 +594,7 @@ func offer[T any](s *Server, queue chan T, c T, m *member) {
 // watchPeers cuts off peers that have been removed, within about a second. It ends when no connection
 // is left.
 func (s *Server) watchPeers() {
-	tick := time.NewTicker(recheckPeers)
+	tick := time.NewTicker(cmp.Or(s.recheck, recheckPeers))
 	defer tick.Stop()
 	for {
 		select {
