@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/signal"
 	"strings"
@@ -136,6 +138,18 @@ var erasurePaths = []erasurePath{
 	{name: "handshake: damaged hello", stage: hello, run: dialPath(tunneltest.ToServer, func(c *child, d *dialling) {
 		d.change = damaged
 	})},
+	{name: "handshake: the upgrade fails", stage: hello, run: func(c *child) {
+		// Behind a middleware that lets nobody take the connection over.
+		web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c.live()
+			c.h.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
+		}))
+		c.Cleanup(web.Close)
+		var answer *tunnel.AnswerError
+		if _, err := tunnel.DialConn(c.Context(), "ws"+strings.TrimPrefix(web.URL, "http")+"/wax", c.config()); !errors.As(err, &answer) || answer.Status != 500 {
+			c.Fatalf("the dial: %v", err)
+		}
+	}},
 	{name: "handshake: cut before the client has the answer", stage: handshaking, run: dialPath(tunneltest.ToClient, func(c *child, d *dialling) {
 		d.change, d.unconfirmed = func(head []byte) []byte { d.cut(); return nil }, true
 	})},
