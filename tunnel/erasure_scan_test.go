@@ -217,12 +217,12 @@ func (p *process) find(s *search) ([]remains, error) {
 	return all, nil
 }
 
-// fpMagic marks the registers that Linux saves before it calls a signal handler, at fpMagicAt from their
-// beginning; their size follows (arch/x86/include/uapi/asm/sigcontext.h).
-const (
-	fpMagic   = 0x46505853
-	fpMagicAt = 464
-)
+// fpMagics mark the registers that Linux saves before it calls a signal handler, each at an offset from
+// their beginning. Their size follows the mark. See arch/*/include/uapi/asm/sigcontext.h.
+var fpMagics = map[uint32]uint64{
+	0x46505853: 464, // FP_XSTATE_MAGIC1: amd64, 386
+	0x46508001: 0,   // FPSIMD_MAGIC: arm64
+}
 
 // inSignalFrame says whether remains lie where a signal has saved the registers of a thread: the general
 // ones, in front, or the vector registers.
@@ -232,12 +232,13 @@ func (p *process) inSignalFrame(r remains) bool {
 	b := make([]byte, before+behind)
 	n, _ := p.mem.ReadAt(b, int64(from))
 	for at := 0; at+16 <= n; at += 4 {
-		if binary.NativeEndian.Uint32(b[at:]) != fpMagic {
+		offset, ok := fpMagics[binary.NativeEndian.Uint32(b[at:])]
+		if !ok {
 			continue
 		}
 		size := uint64(binary.NativeEndian.Uint32(b[at+4:]))
-		registers := from + uint64(at) - fpMagicAt
-		if size >= 576 && size < before && r.at >= registers-1024 && r.at+uint64(r.n) <= registers+size {
+		registers := from + uint64(at) - offset
+		if size >= 512 && size < before && r.at >= registers-1024 && r.at+uint64(r.n) <= registers+size {
 			return true
 		}
 	}

@@ -181,13 +181,14 @@ func (e *erasureTable) add(c *cell, y *tally) {
 		name = "CONTROL without " + c.skip + ": " + name
 	}
 	e.lines = append(e.lines, fmt.Sprintf("%s\t%v\t%s\t%d\t%d\t%d\t%d\t%d\t%d\n",
-		name, c.suite, c.build.name, y.repetitions, y.secrets, y.live, y.wiped, y.gone, y.tolerated))
+		c.build.name, c.suite, name, y.repetitions, y.secrets, y.live, y.wiped, y.gone, y.tolerated))
 }
 
 func (e *erasureTable) String() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "path\tAEAD\tbuild\truns\tlooked for\tfound live\tfound after\tfound after GC\ttolerated runs")
+	fmt.Fprintln(w, "build\tAEAD\tpath\truns\tlooked for\tfound live\tfound after\tfound after GC\ttolerated runs")
+	slices.Sort(e.lines)
 	for _, l := range e.lines {
 		fmt.Fprint(w, l)
 	}

@@ -1,9 +1,8 @@
 package erase_test
 
 import (
-	"os"
 	"runtime"
-	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -11,23 +10,15 @@ import (
 	"waxwire.example/waxwire/keys/erase"
 )
 
-// blockedSignals reads which signals this thread does not take now: bit n-1 is signal n.
-func blockedSignals(t *testing.T) (set uint64) {
+// blocked says whether this thread does not take a signal now.
+func blocked(t *testing.T, s unix.Signal) bool {
 	t.Helper()
-	status, err := os.ReadFile("/proc/thread-self/status")
-	if err != nil {
-		t.Skip(err)
+	var set unix.Sigset_t
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, nil, &set); err != nil {
+		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(status)) {
-		if hex, ok := strings.CutPrefix(line, "SigBlk:\t"); ok {
-			for _, digit := range strings.TrimSpace(hex) {
-				set = set<<4 | uint64(strings.IndexRune("0123456789abcdef", digit))
-			}
-			return set
-		}
-	}
-	t.Skip("/proc/thread-self/status does not say which signals are blocked")
-	return 0
+	bits := 1024 / len(set.Val)
+	return set.Val[(int(s)-1)/bits]>>((int(s)-1)%bits)&1 == 1
 }
 
 // No signal may interrupt a handshake, or its keys end up on the thread's signal stack; but a fault of
@@ -36,19 +27,18 @@ func TestHandshakeDefersSignals(t *testing.T) {
 	if erase.Guard() != "scrub" {
 		t.Skip("runtime/secret clears signal stacks by itself")
 	}
-	has := func(set uint64, s unix.Signal) bool { return set>>(int(s)-1)&1 == 1 }
-	var during uint64
-	erase.Handshake(func() { during = blockedSignals(t) })
-	for _, s := range []unix.Signal{unix.SIGURG, unix.SIGPROF, unix.SIGTERM, unix.SIGUSR1} {
-		if !has(during, s) {
-			t.Errorf("%v interrupts a handshake", s)
+	erase.Handshake(func() {
+		for _, s := range []unix.Signal{unix.SIGURG, unix.SIGPROF, unix.SIGTERM, unix.SIGUSR1} {
+			if !blocked(t, s) {
+				t.Errorf("%v interrupts a handshake", s)
+			}
 		}
-	}
-	for _, s := range []unix.Signal{unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE} {
-		if has(during, s) {
-			t.Errorf("%v is blocked: a fault would kill the process", s)
+		for _, s := range []unix.Signal{unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE} {
+			if blocked(t, s) {
+				t.Errorf("%v is blocked: a fault would kill the process", s)
+			}
 		}
-	}
+	})
 	got := func() (got any) {
 		defer func() { got = recover() }()
 		erase.Handshake(func() { *(*int)(nil) = 1 })
@@ -59,34 +49,38 @@ func TestHandshakeDefersSignals(t *testing.T) {
 	}
 }
 
-// Whatever the end, the threads take signals again. A thread that did not would be found: there are few.
+// Whatever the end, the threads take signals again.
 func TestSignalsComeBack(t *testing.T) {
 	for name, f := range map[string]func(){
 		"return": func() {},
 		"panic":  func() { panic("x") },
 		"Goexit": runtime.Goexit,
 	} {
-		for range 100 {
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				defer func() { _ = recover() }()
-				erase.Handshake(f)
-			}()
-			<-done
-			if set := blockedSignals(t); set != 0 {
-				t.Fatalf("after a %s a thread blocks %#x", name, set)
+		t.Run(name, func(t *testing.T) {
+			var ends sync.WaitGroup
+			for range 100 {
+				ends.Go(func() {
+					defer func() { _ = recover() }()
+					erase.Handshake(f)
+				})
 			}
-		}
-	}
-	threads, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		t.Skip(err)
-	}
-	for _, thread := range threads {
-		status, _ := os.ReadFile("/proc/self/task/" + thread.Name() + "/status")
-		if strings.Contains(string(status), "SigBlk:\tffff") || strings.Contains(string(status), "SigBlk:\tfffffffc") {
-			t.Errorf("thread %s blocks signals:\n%s", thread.Name(), status)
-		}
+			ends.Wait()
+			// As many goroutines as there are threads, and some more, each on a thread of its own.
+			const threads = 64
+			var all, here sync.WaitGroup
+			here.Add(threads)
+			for range threads {
+				all.Go(func() {
+					runtime.LockOSThread()
+					defer runtime.UnlockOSThread()
+					here.Done()
+					here.Wait()
+					if blocked(t, unix.SIGURG) || blocked(t, unix.SIGTERM) {
+						t.Error("a thread still blocks signals")
+					}
+				})
+			}
+			all.Wait()
+		})
 	}
 }
