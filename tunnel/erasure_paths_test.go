@@ -162,6 +162,22 @@ var erasurePaths = []erasurePath{
 	{name: "handshake: damaged answer", stage: handshaking, run: dialPath(tunneltest.ToClient, func(c *child, d *dialling) {
 		d.change, d.unconfirmed = damaged, true
 	})},
+	{name: "handshake: repeated hello", stage: handshaking, run: func(c *child) {
+		request := upgrade(c.h.addr, newHello(c, c.h.client, c.h.serverKey(), c.h.url))
+		for _, want := range []int{101, 404} {
+			conn := rawDial(c, c.h.addr)
+			_, err := io.WriteString(conn, request)
+			c.check(err)
+			if status, _, _ := readAnswer(c, conn); status != want {
+				c.Fatalf("the answer is %d, want %d", status, want)
+			}
+			if want == 101 {
+				c.live()
+				defer c.neverConfirmed()
+			}
+			defer conn.Close()
+		}
+	}},
 	{name: "handshake: cut before the first record", run: firstRecord(true)},
 	{name: "handshake: no first record in time", run: firstRecord(false),
 		server: func(s *tunnel.Server) { s.Limits.ConfirmTimeout = 300 * time.Millisecond }},

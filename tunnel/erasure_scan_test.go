@@ -6,7 +6,9 @@ import (
 	"crypto/aes"
 	stdcipher "crypto/cipher"
 	"crypto/mlkem"
+	"crypto/sha256"
 	"crypto/sha3"
+	"encoding"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -64,8 +66,8 @@ func (s *search) add(f form, b []byte) {
 	}
 }
 
-// addSecret looks for a secret in all its forms: the pads of HMAC, the byte order of SHA-256, the
-// round keys and the GHASH table of AES-GCM, what ML-KEM expands its seed to.
+// addSecret looks for a secret in all its forms: the pads and states of HMAC, the byte order of SHA-256,
+// the round keys and the GHASH table of AES-GCM, what ML-KEM expands its seed to.
 func (s *search) addSecret(i int, sec secret, gcm bool) {
 	b := sec.bytes
 	s.add(form{secret: i, name: "itself"}, b)
@@ -82,6 +84,22 @@ func (s *search) addSecret(i int, sec secret, gcm bool) {
 		s.add(form{secret: i, name: name + " as words"}, swapped(padded))
 	}
 	switch {
+	case sec.name == "ck", sec.name == "prk", sec.name == "ts": // keys of HMAC
+		for name, pad := range map[string]byte{"inner state": 0x36, "outer state": 0x5c} {
+			padded := make([]byte, sha256.BlockSize)
+			copy(padded, b)
+			for i := range padded {
+				padded[i] ^= pad
+			}
+			h := sha256.New()
+			h.Write(padded)
+			state, err := h.(encoding.BinaryMarshaler).MarshalBinary()
+			if err != nil {
+				panic(err)
+			}
+			s.add(form{secret: i, name: name}, state[4:36]) // behind the name of the format
+			s.add(form{secret: i, name: name + " as words"}, swapped(state[4:36]))
+		}
 	case sec.name == "key" && gcm:
 		block, err := aes.NewCipher(b)
 		if err != nil {
