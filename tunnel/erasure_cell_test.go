@@ -264,8 +264,12 @@ func (c *cell) judgeWiped(y *tally, secrets []secret, found []remains) {
 	}
 }
 
-// judgeGone: at last there is nothing at all. Only the default build may leave what it is known to, in
-// one repetition of three: such a one is followed by two more.
+// mayLeave is how many repetitions may leave what the default build is known to, or a third of them if
+// that is more: on a machine that is busy with other things signals come all the time.
+const mayLeave = 5
+
+// judgeGone: at last there is nothing at all. Only the default build may leave what it is known to, and
+// only sometimes: such a repetition is followed by more.
 func (c *cell) judgeGone(y *tally, secrets []secret, found []remains, repetitions *int) {
 	found = slices.DeleteFunc(found, func(r remains) bool { return spilled(secrets, r) })
 	if len(found) == 0 {
@@ -284,7 +288,7 @@ func (c *cell) judgeGone(y *tally, secrets []secret, found []remains, repetition
 		return
 	}
 	unknown := func(r remains) bool { return !c.known(secrets, r, true) }
-	if c.build.guard == "scrub" && !slices.ContainsFunc(found, unknown) && 3*(y.tolerated+1) <= max(*repetitions, y.repetitions+3) {
+	if c.build.guard == "scrub" && !slices.ContainsFunc(found, unknown) && y.tolerated < max(mayLeave, *repetitions/3) {
 		y.tolerated++
 		*repetitions = max(*repetitions, y.repetitions+3)
 		return
