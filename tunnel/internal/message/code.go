@@ -79,6 +79,10 @@ var (
 	// so that it tells an attacker nothing. PROTOCOL.md §5.
 	ErrRecord = errors.New("bad record")
 
+	// ErrFraming is an ErrRecord that is not even a WebSocket message as it should be. A proxy on the way
+	// may do that without meaning any harm.
+	ErrFraming = fmt.Errorf("%w: bad framing", ErrRecord)
+
 	// ErrRule is an ErrRecord that the other end did send: it authenticated, but breaks a rule. An
 	// ErrRecord alone may be somebody on the way, who must not be able to end more than a connection.
 	ErrRule = fmt.Errorf("%w: a rule was broken", ErrRecord)

@@ -3,6 +3,7 @@ package secure
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -239,7 +240,7 @@ func (c *Conn) readRecord(ctx context.Context) (typ byte, body []byte, err error
 		err = message.ErrRecord
 	}
 	e := ending{err: err}
-	if err == message.ErrRecord {
+	if errors.Is(err, message.ErrRecord) {
 		e.websocket = wsViolation
 	}
 	c.end(e)

@@ -347,6 +347,7 @@ func (s *Session) verdictLocked(err error) (final error, clean bool) {
 		return closed, false
 	case errors.Is(err, message.ErrRule):
 		return err, false
+	case errors.Is(err, message.ErrFraming): // no record does that, so that replaying it need not do it again
 	case errors.Is(err, message.ErrRecord):
 		if s.bad++; s.bad >= maxBadRecords {
 			return lost("every connection is tampered with"), false

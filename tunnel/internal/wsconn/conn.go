@@ -101,7 +101,7 @@ func (c *Conn) readMessage() ([]byte, error) {
 		return nil, readError(err)
 	}
 	if typ != websocket.BinaryMessage {
-		return nil, message.ErrRecord
+		return nil, message.ErrFraming
 	}
 	c.net.beginMessage()
 	defer c.net.endMessage()
@@ -148,7 +148,7 @@ func readError(err error) error {
 		errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("%w (%v)", message.ErrTruncated, err)
 	}
-	return message.ErrRecord
+	return message.ErrFraming
 }
 
 // WriteMessage sends buf[off:] as one message.

@@ -3,7 +3,7 @@
 //
 // Its promise: whole messages of a bounded size, one frame and one system call each where they fit
 // the write buffer, and nothing else. A text message, an oversized one or broken framing ends the
-// connection with [message.ErrRecord]; a connection that merely ends (a WebSocket close frame, EOF,
+// connection with [message.ErrFraming]; a connection that merely ends (a WebSocket close frame, EOF,
 // a reset, a deadline) ends with [message.ErrTruncated], since nothing here vouches for the end.
 // WebSocket pings are answered and prove nothing. PROTOCOL.md §2 (hello and answer), §4, §5.
 //
