@@ -41,7 +41,8 @@ func Dial(ctx context.Context, url string, cfg *Config) (*Tunnel, error) {
 	t := newTunnel(conn, session.Config{
 		Client: true, ID: a.ID, Lifetime: a.Lifetime,
 		Detached: func(why error, heard bool) { lost <- detachment{why, heard} },
-	}, mux.Config{Client: true})
+	})
+	t.run(mux.Config{Client: true})
 	t.tasks.Go(func() { t.keepConnected(d, lost) })
 	return t, nil
 }

@@ -483,10 +483,11 @@ func (s *Server) begin(conn *secure.Conn, peer keys.Peer, c *claim) {
 	t := newTunnel(conn, session.Config{
 		ID: c.answer.ID, Lifetime: c.answer.Lifetime, Key: session.Key(peer.Key), Budget: s.sessions.budget,
 		Detached: func(why error, _ bool) { s.detached(h, why) },
-	}, mux.Config{})
+	})
 	t.joined = peer
 	t.lookup = func() (keys.Peer, bool) { return s.Peers.Lookup(peer.Key) }
 	h.session, h.tunnel = t.session, t
+	t.run(mux.Config{})
 	m := &member{
 		peer: peer, addr: conn.RemoteAddr(), done: t.Done(), err: t.Err, tunnel: t,
 		bytes: func() (uint64, uint64) {

@@ -56,8 +56,8 @@ func (c *closeCause) get() error {
 	return c.err
 }
 
-// newTunnel stacks session and mux on a sealed connection.
-func newTunnel(conn *secure.Conn, scfg session.Config, mcfg mux.Config) *Tunnel {
+// newTunnel puts a session on a sealed connection. [Tunnel.run] comes next.
+func newTunnel(conn *secure.Conn, cfg session.Config) *Tunnel {
 	t := &Tunnel{
 		conn:    conn,
 		binding: conn.Binding(),
@@ -65,10 +65,12 @@ func newTunnel(conn *secure.Conn, scfg session.Config, mcfg mux.Config) *Tunnel 
 		joined:  keys.Peer{Key: conn.Peer()},
 	}
 	t.status.set(Status{Connected: true, Since: time.Now()})
-	t.session = session.New(conn, scfg)
-	t.mux = mux.New(t.session, mcfg)
+	t.session = session.New(conn, cfg)
 	return t
 }
+
+// run puts the mux on the session, which reads from then on: whatever the session calls has to be ready.
+func (t *Tunnel) run(cfg mux.Config) { t.mux = mux.New(t.session, cfg) }
 
 // adopt takes a further connection as the present one.
 func (t *Tunnel) adopt(conn *secure.Conn) {
