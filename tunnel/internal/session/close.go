@@ -52,6 +52,7 @@ func (s *Session) sendEndLocked(reason string) {
 	if s.endSent {
 		return
 	}
+	s.endDue = true
 	seg := newEnd(reason)
 	s.cfg.Budget.force(s.cfg.Key, seg.cost())
 	s.log.push(seg)
@@ -68,10 +69,19 @@ func (s *Session) takeEndLocked(l *link) {
 	if s.closing {
 		return // Close waits for it
 	}
-	s.sendEndLocked("")
+	s.endDue = true
+	s.answerEndLocked()
 	// The other end closes. If it does not come to that, nothing is missing but its word that it has
 	// our END.
 	s.tasks.Go(s.awaitClose)
+}
+
+// answerEndLocked sends an END that is due, once all before it is acknowledged: the other end may be
+// gone the moment that it has it, and if its last words are lost, we must know all the same.
+func (s *Session) answerEndLocked() {
+	if s.endDue && s.err == nil && s.acked == s.log.last() {
+		s.sendEndLocked("")
+	}
 }
 
 // awaitClose ends the session after the other end's END.

@@ -93,6 +93,7 @@ type Session struct {
 	wrote     uint64 // the highest number that was ever handed to a connection
 	pumping   bool   // somebody writes
 	writing   uint64 // number of the segment that is being written, or 0
+	endDue    bool   // nothing more is taken: an END comes next, or has been sent
 	endSent   bool
 	freed     int       // bytes acknowledged since mark, of which the limit's growth depends
 	mark      time.Time // when that began; zero before the first
@@ -302,7 +303,7 @@ func (s *Session) countLocked(l *link, n int) bool {
 	s.received++
 	s.bad = 0
 	s.ackDebt += n
-	if s.ackDebt >= ackBytes {
+	if s.ackDebt >= ackBytes || s.endSent { // the other end answers our END when it has everything acknowledged
 		s.ackNowLocked(l)
 	} else {
 		s.ackLaterLocked()

@@ -57,7 +57,7 @@ func (s *Session) write(ctx context.Context, seg *segment) error {
 func (s *Session) Room() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.err != nil || s.endSent || s.log.size == 0 || s.log.size+s.max+segmentCost <= s.limit
+	return s.err != nil || s.endDue || s.log.size == 0 || s.log.size+s.max+segmentCost <= s.limit
 }
 
 // awaitRoomLocked waits until n more bytes may be kept, and charges them. mu is released meanwhile.
@@ -66,7 +66,7 @@ func (s *Session) awaitRoomLocked(ctx context.Context, n int) error {
 		switch {
 		case s.err != nil:
 			return s.writeErrLocked()
-		case s.endSent:
+		case s.endDue:
 			return net.ErrClosed
 		case s.log.size == 0: // one always fits, or a crowded server would stand still
 			s.cfg.Budget.force(s.cfg.Key, n)
@@ -175,7 +175,8 @@ func (s *Session) ackedLocked(n uint64) {
 	if n > s.acked {
 		s.acked = n
 		s.freeLocked()
-		if s.endSent {
+		if s.endDue {
+			s.answerEndLocked()
 			s.broadcastLocked() // Close may wait for it
 		}
 	}
