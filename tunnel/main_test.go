@@ -21,6 +21,17 @@ func TestMain(m *testing.M) {
 // thorough runs the whole set of faults where a test samples it otherwise.
 func thorough() bool { return os.Getenv("WAXWIRE_FULL") != "" }
 
+// sample is how many cases a test takes: in short, or as few as that under the race detector, or all.
+func sample(short, race, all int) int {
+	switch {
+	case thorough():
+		return all
+	case raceEnabled:
+		return race
+	}
+	return short
+}
+
 var seedFlag = flag.Uint64("seed", 0, "seed of the faults to choose; 0: a new one")
 
 // newTestRand returns a source of choices whose seed a failing test prints.

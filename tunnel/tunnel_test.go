@@ -49,8 +49,13 @@ func newTestHost(t testing.TB, change func(*tunnel.Server)) *host {
 // newMemoryHost is newTestHost over a network in memory, for fake time.
 func newMemoryHost(t testing.TB, change func(*tunnel.Server)) *host {
 	t.Helper()
+	return newNetworkHost(t, tunneltest.NewNetwork(), change)
+}
+
+// newNetworkHost is newMemoryHost over the test's own network.
+func newNetworkHost(t testing.TB, network *tunneltest.Network, change func(*tunnel.Server)) *host {
+	t.Helper()
 	h := newTestServer(t, change)
-	network := tunneltest.NewNetwork()
 	h.url, h.netDial = "ws://server/wax", network.Dial
 	web := h.HTTPServer()
 	var serving sync.WaitGroup
