@@ -129,7 +129,8 @@ func (e *e2e) testCutOff(t *testing.T) {
 	e.client.run(t, curl("--output", "/dev/null", fmt.Sprintf("http://127.0.0.1:%s/big", webPort)))
 }
 
-// testLostTunnel kills the server in the middle of a download, then starts it again.
+// testLostTunnel kills the server in the middle of a download, then starts it again: it does not know the
+// session any more, so that the download cannot go on.
 func (e *e2e) testLostTunnel(t *testing.T) {
 	target, conns, ended := e.endlessTarget(t)
 	web := e.webTarget(t, "tcp", "127.0.0.1:0")
@@ -142,13 +143,13 @@ func (e *e2e) testLostTunnel(t *testing.T) {
 	<-conns
 	r.serving.cmd.Process.Kill()
 	<-r.serving.ended
-	d.wantReset(t)
 	if err := <-ended; err == nil {
 		t.Error("the target could write to its end")
 	}
 
 	r.serve(t)
 	begin := time.Now()
+	d.wantReset(t)
 	// curl tries again until the client has its tunnel back.
 	got := e.client.run(t, curl("--retry", "60", "--retry-delay", "1", "--retry-all-errors",
 		"--range", "0-9", "http://127.0.0.1:"+webPort+"/big"))

@@ -30,6 +30,9 @@ import (
 type host struct {
 	role, ns, ip string
 	fd           *os.File
+
+	mu    sync.Mutex
+	ports map[string]bool // that freePort has given out
 }
 
 const (
@@ -58,7 +61,7 @@ func newHosts(t *testing.T) (client, server *host) {
 	makeHost := func(role, address string) *host {
 		t.Helper()
 		// Unique for this run: other runs may be on this machine.
-		h := &host{role: role, ns: fmt.Sprintf("waxe2e-%d-%s", os.Getpid(), role), ip: address}
+		h := &host{role: role, ns: fmt.Sprintf("waxe2e-%d-%s", os.Getpid(), role), ip: address, ports: make(map[string]bool)}
 		// ip mounts the files of this folder over those in /etc, for what it runs in the namespace.
 		etc := filepath.Join("/etc/netns", h.ns)
 		if err := os.MkdirAll(etc, 0o755); err != nil {
@@ -158,16 +161,25 @@ func (h *host) dial(t *testing.T, network, address string) (c net.Conn) {
 	return c
 }
 
-// freePort is a TCP port that nothing uses on the host. It stays free: all that runs there is ours.
+// freePort is a TCP port that nothing uses on the host and nobody else gets. It stays free: all that
+// runs there is ours.
 func (h *host) freePort(t *testing.T) string {
 	t.Helper()
-	l := h.listen(t, "tcp", "0.0.0.0:0")
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l := h.listen(t, "tcp", "0.0.0.0:0")
+		defer l.Close() // at the end, so that the next one differs
+		_, port, err := net.SplitHostPort(l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.mu.Lock()
+		taken := h.ports[port]
+		h.ports[port] = true
+		h.mu.Unlock()
+		if !taken {
+			return port
+		}
 	}
-	return port
 }
 
 // A command is a program to run on a host.
@@ -243,23 +255,32 @@ func (h *host) start(t *testing.T, c command) *program {
 // waitLine returns the first line of the output that matches.
 func (p *program) waitLine(t *testing.T, re *regexp.Regexp) string {
 	t.Helper()
+	line, err := p.awaitLine(re)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return line
+}
+
+// awaitLine is waitLine for other goroutines than the test's.
+func (p *program) awaitLine(re *regexp.Regexp) (string, error) {
 	limit := time.NewTimer(waitLimit)
 	defer limit.Stop()
 	ended := p.ended
 	for {
 		line, more := p.output.find(re)
 		if line != "" {
-			return line
+			return line, nil
 		}
 		select {
 		case <-more:
 		case <-ended:
 			ended = nil
 			if line, _ := p.output.find(re); line == "" {
-				t.Fatalf("%s ended before it was ready: %v", p.name, p.err)
+				return "", fmt.Errorf("%s ended before it said %q: %v", p.name, re, p.err)
 			}
 		case <-limit.C:
-			t.Fatalf("%s did not say %q in %v", p.name, re, waitLimit)
+			return "", fmt.Errorf("%s did not say %q in %v", p.name, re, waitLimit)
 		}
 	}
 }

@@ -14,8 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -126,30 +124,6 @@ func (e *e2e) newRelayBehind(t *testing.T, proxy proxyCommand, allow ...string) 
 	r.url = "wss://" + relayName + ":" + port + "/wax"
 	r.clientEnv = []string{"SSL_CERT_FILE=" + ca}
 	return r
-}
-
-// testIdle has one query wait, behind each proxy, for longer than any of them keeps a connection
-// on which nothing moves: 50 s haproxy, 60 s nginx.
-func (e *e2e) testIdle(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes more than a minute")
-	}
-	const seconds = 65
-	p := e.newPostgres(t)
-	var group sync.WaitGroup
-	for name, proxy := range map[string]proxyCommand{"nginx": nginxCommand, "haproxy": haproxyCommand, "caddy": caddyCommand} {
-		local := e.newRelayBehind(t, proxy, "connect="+p.target()).forwardTo(t, p.target())
-		c := p.command("psql", local, "-X", "-w", "-A", "-t", "-c", fmt.Sprintf("select pg_sleep(%d), 'still here'", seconds))
-		group.Go(func() {
-			var out strings.Builder
-			if err := e.client.try(t, c, &out); err != nil {
-				t.Errorf("%s: %v", name, err)
-			} else if got := strings.TrimSpace(out.String()); got != "|still here" {
-				t.Errorf("%s: psql printed %q, want |still here", name, got)
-			}
-		})
-	}
-	group.Wait()
 }
 
 // certificate makes a CA, and a key with a certificate of that CA for relayName.

@@ -27,18 +27,17 @@ import (
 //	go test -count=1 -tags e2e -run TestE2E -v ./cmd/waxwire
 //
 // A part of it whose program is missing is skipped, or fails with WAXWIRE_E2E=require. WAXWIRE_E2E_BINARY
-// names a waxwire to test instead of one built here. With -short the big file is 64 MiB.
+// names a waxwire to test instead of one built here. With -short the big file is 64 MiB and nothing
+// that takes minutes runs; with WAXWIRE_FULL=1 cuts go on for longer and idle times are ten minutes.
 func TestE2E(t *testing.T) {
 	if os.Geteuid() != 0 {
 		missing(t, "network namespaces need root, which this test does not have")
 	}
 	e := &e2e{bin: os.Getenv("WAXWIRE_E2E_BINARY")}
 	if e.bin == "" {
-		e.bin = filepath.Join(sharedDir(t), "waxwire")
-		if out, err := exec.Command("go", "build", "-o", e.bin, ".").CombinedOutput(); err != nil {
-			t.Fatalf("go build: %v\n%s", err, out)
-		}
+		e.bin = build(t, ".")
 	}
+	e.chaosproxy = build(t, "../../tunnel/internal/tunneltest/chaosproxy")
 	e.client, e.server = newHosts(t)
 	e.bigFile(t)
 
@@ -52,16 +51,40 @@ func TestE2E(t *testing.T) {
 	t.Run("nginx", e.testNginx)
 	t.Run("haproxy", e.testHAProxy)
 	t.Run("caddy", e.testCaddy)
-	t.Run("idle", e.testIdle)
 	t.Run("cut off", e.testCutOff)
 	t.Run("lost tunnel", e.testLostTunnel)
 	t.Run("sealed", e.testSealed)
+	t.Run("pgbench through cuts", e.testPgbenchCut)
+	t.Run("scp through cuts", e.testSCPCut)
+	t.Run("ssh through cuts", e.testSSHCut)
+	t.Run("caddy reloads", e.testCaddyReload)
+	t.Run("waiting", func(t *testing.T) { // at the same time, for they all take more than a minute
+		t.Run("nginx idle", func(t *testing.T) { t.Parallel(); e.testIdle(t, nginxCommand, false) })
+		t.Run("haproxy idle", func(t *testing.T) { t.Parallel(); e.testIdle(t, haproxyCommand, false) })
+		t.Run("caddy idle", func(t *testing.T) { t.Parallel(); e.testIdle(t, caddyCommand, false) })
+		t.Run("nginx hears nothing", func(t *testing.T) { t.Parallel(); e.testIdle(t, nginxCommand, true) })
+		t.Run("haproxy hears nothing", func(t *testing.T) { t.Parallel(); e.testIdle(t, haproxyCommand, true) })
+		t.Run("redis over a blackhole", func(t *testing.T) { t.Parallel(); e.testRedisBlackhole(t) })
+	})
 }
+
+// build builds a program of this module, once for the whole test.
+func build(t *testing.T, path string) (program string) {
+	t.Helper()
+	program = filepath.Join(sharedDir(t), "program")
+	if out, err := exec.Command("go", "build", "-o", program, path).CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return program
+}
+
+// thorough runs the long forms.
+func thorough() bool { return os.Getenv("WAXWIRE_FULL") != "" }
 
 // e2e is what the tests share: the two hosts, the program and a big file.
 type e2e struct {
-	bin            string
-	client, server *host
+	bin, chaosproxy string
+	client, server  *host
 
 	file     string // path
 	fileSize int64  // bytes
