@@ -33,6 +33,13 @@ func (s *Session) finishLocked(err error, clean bool) {
 	close(s.done)
 }
 
+// endingLocked begins an end that takes its time: no connection is taken from here on, so that the one
+// that is returned, if there is one, is the last to be closed before finishLocked.
+func (s *Session) endingLocked() *link {
+	s.ending = true
+	return s.link
+}
+
 // endErr is the error of a clean end.
 func (s *Session) endErr() error {
 	if s.closing {
@@ -94,7 +101,11 @@ func (s *Session) awaitClose() {
 	case <-timer.C:
 	}
 	s.mu.Lock()
-	l, err, clean := s.link, s.endErr(), s.onlyEndMissingLocked()
+	if s.err != nil {
+		s.mu.Unlock()
+		return
+	}
+	l, err, clean := s.endingLocked(), s.endErr(), s.onlyEndMissingLocked()
 	if !clean {
 		err = lost("the other end left before it had everything")
 	}
@@ -121,7 +132,7 @@ func (s *Session) Close(code message.Code, reason string) error {
 				code, reason = message.GoingAway, "no END within the time"
 			}
 		}
-		l := s.link
+		l := s.endingLocked()
 		s.clean = s.clean || clean && s.err == nil
 		s.mu.Unlock()
 		if l != nil {
@@ -158,7 +169,7 @@ func (s *Session) endLocked(reason string) bool {
 // CutShort ends a Close that has taken too long.
 func (s *Session) CutShort() {
 	s.mu.Lock()
-	l := s.link
+	l := s.endingLocked()
 	s.closing = true
 	s.mu.Unlock()
 	if l != nil {

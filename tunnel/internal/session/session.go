@@ -84,6 +84,7 @@ type Session struct {
 	clean   bool          // both ENDs have been
 	done    chan struct{} // closed when err is set
 	closing bool          // Close has been called here
+	ending  bool          // no connection is taken any more, although err may not be set yet
 	tasks   sync.WaitGroup
 
 	// Sending; see write.go.
@@ -224,10 +225,18 @@ func (s *Session) nextLink(ctx context.Context) (*link, error) {
 func (s *Session) receive(l *link, m []byte) []byte {
 	body, broken := s.take(l, m)
 	if broken != "" {
-		l.conn.Close(message.ProtocolError, broken)
 		s.mu.Lock()
-		s.finishLocked(message.ErrRule, false)
+		owns := s.link == l
+		if owns {
+			s.endingLocked()
+		}
 		s.mu.Unlock()
+		l.conn.Close(message.ProtocolError, broken)
+		if owns { // or it was taken over just now
+			s.mu.Lock()
+			s.finishLocked(message.ErrRule, false)
+			s.mu.Unlock()
+		}
 	}
 	return body
 }
@@ -409,7 +418,8 @@ func (s *Session) Answer(r *Request) (*Answer, bool) {
 func (s *Session) Attach(conn Conn, number uint32, told, received uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if number <= s.owner || conn.MaxMessage()-segmentOverhead != s.max || s.err != nil && !s.clean {
+	switch over := s.err != nil; {
+	case number <= s.owner, conn.MaxMessage()-segmentOverhead != s.max, !over && s.ending, over && !s.clean:
 		return false
 	}
 	if s.err != nil {
@@ -443,7 +453,7 @@ func (s *Session) Attach(conn Conn, number uint32, told, received uint64) bool {
 // Lose ends a session that cannot be resumed.
 func (s *Session) Lose(err error) {
 	s.mu.Lock()
-	l := s.link
+	l := s.endingLocked()
 	s.mu.Unlock()
 	if l != nil {
 		l.conn.Kill(err)
