@@ -114,7 +114,7 @@ func (s *sessions) detached(h *held) {
 	}
 	s.mu.Unlock()
 	if waiting > s.perKey {
-		go oldest.session.Lose(lost("too many sessions of this key"))
+		go oldest.session.LoseAway(0, lost("too many sessions of this key"))
 	}
 }
 
@@ -131,10 +131,7 @@ func lost(why string) error { return &message.CloseError{Code: message.SessionLo
 
 // expire ends a session whose client has not come back.
 func (s *sessions) expire(h *held) {
-	if st := h.session.Stats(); st.Attached || time.Since(st.Since) < s.lifetime {
-		return // it has been back meanwhile
-	}
-	h.session.Lose(lost("the client did not come back in time"))
+	h.session.LoseAway(s.lifetime, lost("the client did not come back in time")) // unless it has been back
 }
 
 // ended forgets a session that was lost, and remembers one that has ended cleanly for as long as its
@@ -175,7 +172,7 @@ func (s *sessions) makeRoom() {
 	}
 	s.mu.Unlock()
 	if oldest != nil {
-		oldest.session.Lose(lost("the server has no room for what was waiting"))
+		oldest.session.LoseAway(0, lost("the server has no room for what was waiting"))
 	}
 }
 

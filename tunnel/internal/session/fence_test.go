@@ -144,3 +144,40 @@ func TestAttachWhileEnding(t *testing.T) {
 		})
 	}
 }
+
+// What ends sessions that wait for their client does not end one whose client is back.
+func TestLoseAway(t *testing.T) {
+	first := newHandConn()
+	s := New(first, Config{Lifetime: time.Minute, Detached: func(error, bool) {}})
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		for {
+			if _, err := s.ReadMessage(context.Background()); err != nil {
+				return
+			}
+		}
+	}()
+	if s.LoseAway(0, net.ErrClosed) {
+		t.Error("a session with a connection was lost")
+	}
+	first.end(message.ErrTruncated)
+	for s.Stats().Attached {
+		time.Sleep(time.Millisecond)
+	}
+	if s.LoseAway(time.Minute, net.ErrClosed) {
+		t.Error("a session was lost before its time")
+	}
+	second, taken := attachNext(t, s, 0)
+	if !taken || s.LoseAway(0, net.ErrClosed) || s.Err() != nil {
+		t.Error("a session whose client is back was lost")
+	}
+	second.end(message.ErrTruncated)
+	for s.Stats().Attached {
+		time.Sleep(time.Millisecond)
+	}
+	if !s.LoseAway(0, net.ErrClosed) || s.Err() == nil {
+		t.Error("a session without a connection was kept")
+	}
+	<-read
+}

@@ -419,7 +419,8 @@ func (s *Session) Attach(conn Conn, number uint32, told, received uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch over := s.err != nil; {
-	case number <= s.owner, conn.MaxMessage()-segmentOverhead != s.max, !over && s.ending, over && !s.clean:
+	case number <= s.owner, conn.MaxMessage()-segmentOverhead != s.max, !over && s.ending,
+		over && !s.clean:
 		return false
 	}
 	if s.err != nil {
@@ -461,6 +462,17 @@ func (s *Session) Lose(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.finishLocked(err, false)
+}
+
+// LoseAway ends a session that has had no connection for so long, and reports whether it is over.
+func (s *Session) LoseAway(away time.Duration, err error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil && (s.link != nil || time.Since(s.since) < away) {
+		return false
+	}
+	s.finishLocked(err, false)
+	return true
 }
 
 // Probe has the connection show within a time that it lives, if there is one.
