@@ -181,3 +181,35 @@ func TestLoseAway(t *testing.T) {
 	}
 	<-read
 }
+
+// A client that has closed its session in order has nothing to tell over a connection that comes late:
+// its first record has been FROM, and another one would break a rule.
+func TestLateConnectionOfAClient(t *testing.T) {
+	first := newHandConn()
+	s := New(first, Config{Client: true, Lifetime: time.Minute, Detached: func(error, bool) {}})
+	first.write = func(m []byte) {
+		if m[0] == segmentEnd {
+			first.in <- segmentOf(segmentEnd, 0, 0)
+			first.in <- binary.BigEndian.AppendUint64([]byte{segmentAck}, 1)
+		}
+	}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		for {
+			if _, err := s.ReadMessage(context.Background()); err != nil {
+				return
+			}
+		}
+	}()
+	s.Close(message.OK, "")
+	<-read
+	if !s.Clean() {
+		t.Fatalf("the session has ended with %v", s.Err())
+	}
+	second := newHandConn()
+	second.write = func(m []byte) { t.Errorf("it writes %x", m) }
+	if s.Attach(second, 2, 1, 1) {
+		t.Error("the connection was taken")
+	}
+}

@@ -413,14 +413,14 @@ func (s *Session) Answer(r *Request) (*Answer, bool) {
 // Attach gives the session a confirmed connection with the number that it was given. told is how many
 // segments the other end was told that we have, and received how many it has said that it has. It is
 // false if a higher number was faster or the session is lost: then the connection is the caller's to
-// end. An older connection is not waited for. To a session that has ended cleanly, the connection is
-// there for the other end to learn that; Attach then returns when that is done.
+// end. An older connection is not waited for. To a session that has ended cleanly, a client's connection
+// is there for the other end to learn that; Attach then returns when that is done.
 func (s *Session) Attach(conn Conn, number uint32, told, received uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch over := s.err != nil; {
 	case number <= s.owner, conn.MaxMessage()-segmentOverhead != s.max, !over && s.ending,
-		over && !s.clean:
+		over && (!s.clean || s.cfg.Client):
 		return false
 	}
 	if s.err != nil {
