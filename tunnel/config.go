@@ -130,7 +130,8 @@ type Limits struct {
 	UnconfirmedPerSource int
 	// ConfirmTimeout is how long a client may take from its request to its first record. Default: 10 s.
 	ConfirmTimeout time.Duration
-	// Connections is how many clients may be connected. Default: 10,000.
+	// Connections is how many clients there may be, tunnels that have lost their connection among them.
+	// Default: 10,000.
 	Connections int
 	// PerPeer is how many connections one key may have, and how many tunnels beside them that have lost
 	// theirs: past it the one goes that has been away the longest. Default: 16.

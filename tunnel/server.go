@@ -188,7 +188,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	from := sourceOf(r, s.TrustedProxies)
 	leave, ok := s.admit.enter(from)
-	if !ok || s.full() {
+	if !ok || s.isStopped() {
 		if ok {
 			leave()
 		}
@@ -327,11 +327,19 @@ func closeUpgrade(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// full reports whether the server takes no more connections.
+// isStopped reports whether the server takes no connections any more.
+func (s *Server) isStopped() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopped
+}
+
+// full reports whether the server takes no new clients. Those that it has may come back: they are
+// counted, connected or not.
 func (s *Server) full() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.stopped || len(s.live) >= bound(s.Limits.Connections, 10000)
+	return s.draining || len(s.live) >= bound(s.Limits.Connections, 10000)
 }
 
 // verdict is what a server makes of a hello: a connection, or how to answer.
@@ -366,7 +374,8 @@ func (s *Server) decide(r *http.Request, hello []byte) verdict {
 	if reason != 0 {
 		return s.refuse(r, opened, peer, reason)
 	}
-	if !s.admit.peer(opened.Peer, claim != nil && claim.held != nil) || s.isDraining() && (claim == nil || claim.held == nil) {
+	goesOn := claim != nil && claim.held != nil
+	if !s.admit.peer(opened.Peer, goesOn) || !goesOn && s.full() {
 		return verdict{answer: s.tooBusy}
 	}
 	var session []byte
@@ -676,12 +685,6 @@ func (s *Server) members() []*member {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Keys(s.live))
-}
-
-func (s *Server) isDraining() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.draining
 }
 
 // Shutdown takes no more clients and streams, lets the open streams finish until ctx ends, over further
