@@ -366,11 +366,11 @@ func (s *Server) decide(r *http.Request, hello []byte) verdict {
 	}
 	defer opened.Wipe()
 	peer, enrolled := s.Peers.Lookup(opened.Peer)
-	reason, claim := s.judge(opened, enrolled)
 	if !s.replays.Insert(opened.ID, enrolled) {
 		s.log.Debug("hello repeated", "peer", opened.Peer.Short(), "addr", r.RemoteAddr)
 		return verdict{answer: s.notFound}
 	}
+	reason, claim := s.judge(opened, enrolled) // not before: a claim takes a number of its session
 	if reason != 0 {
 		return s.refuse(r, opened, peer, reason)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"sync"
 	"time"
@@ -403,7 +404,7 @@ func (s *Session) Answer(r *Request) (*Answer, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil && !s.clean || r.Owner < s.owner || r.Owner > s.handed ||
-		r.Received < s.acked || r.Received > s.wrote {
+		r.Received < s.acked || r.Received > s.wrote || s.handed == math.MaxUint32 {
 		return nil, false
 	}
 	s.handed++
