@@ -516,27 +516,56 @@ func TestLimits(t *testing.T) {
 		}
 		reading.Wait()
 	})
+	// What counts by the second is looked at in fake time: a machine that is busy would let more through.
 	t.Run("PeerBurst", func(t *testing.T) {
-		h := newHost(t, func(l *tunnel.Limits) { l.PeerRate, l.PeerBurst = 1, 2 })
-		for range 2 {
-			c, _ := h.dial(t)
-			c.Close()
-		}
-		expectBusy(t, h)
-		knock(t, h, static) // another key
+		synctest.Test(t, func(t *testing.T) {
+			h := newMemoryHost(t, func(s *tunnel.Server) {
+				unlimited(s)
+				s.Limits.PeerRate, s.Limits.PeerBurst = 1, 2
+			})
+			for range 2 {
+				h.dial(t)
+			}
+			var busy *tunnel.AnswerError
+			if _, err := tunnel.Dial(t.Context(), h.url, h.config()); !errors.As(err, &busy) || busy.Status != 503 || busy.RetryAfter != time.Second {
+				t.Errorf("the third is told %v, want a 503", err)
+			}
+			other := h.config()
+			other.Identity = newTestIdentity(t)
+			h.peers.Add(keys.Peer{Name: "other", Key: other.Identity.Public()})
+			if c, err := tunnel.Dial(t.Context(), h.url, other); err != nil {
+				t.Errorf("another key is told %v", err)
+			} else {
+				c.Close()
+			}
+			time.Sleep(time.Second)
+			h.dial(t)
+		})
 	})
 	t.Run("refusals", func(t *testing.T) {
-		h := newHost(t, func(*tunnel.Limits) {})
-		other := newTestIdentity(t)
-		counts := make(map[int]int)
-		for range 30 {
-			counts[h.ask(t, upgrade(h.addr, newHello(t, other, h.serverKey(), h.url)))]++
-		}
-		// 20 at once, and a few more for the time that it took.
-		if counts[404] < 20 || counts[503] == 0 || counts[404]+counts[503] != 30 {
-			t.Errorf("answers %v, want some more than 20 sealed refusals and then 503", counts)
-		}
-		h.dial(t)
+		synctest.Test(t, func(t *testing.T) {
+			h := newMemoryHost(t, unlimited)
+			stranger := h.config()
+			stranger.Identity = newTestIdentity(t)
+			refused, busy := 0, 0
+			for range 30 {
+				_, err := tunnel.Dial(t.Context(), h.url, stranger)
+				var answer *tunnel.AnswerError
+				var no *tunnel.RefusedError
+				switch {
+				case errors.As(err, &no):
+					refused++
+				case errors.As(err, &answer) && answer.Status == 503:
+					busy++
+				default:
+					t.Error(err)
+				}
+			}
+			if refused != 20 || busy != 10 {
+				t.Errorf("%d sealed refusals and %d times 503, want 20 and 10", refused, busy)
+			}
+			h.dial(t)
+		})
 	})
 }
 

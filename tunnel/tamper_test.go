@@ -210,7 +210,9 @@ func runScript(c *tunnel.Conn, here, there string) outcome {
 	defer cancel()
 	var o outcome
 	var writer sync.WaitGroup
+	written := make(chan struct{})
 	writer.Go(func() {
+		defer close(written)
 		for i := range scriptMessages {
 			if c.WriteMessage(ctx, scriptMessage(here, i)) != nil {
 				return
@@ -230,6 +232,7 @@ func runScript(c *tunnel.Conn, here, there string) outcome {
 		}
 		if o.got++; o.got == scriptMessages && here == "client" {
 			writer.Go(func() { // somebody has to read until the PONG is there
+				<-written
 				if ping(ctx, c) == nil {
 					c.Close()
 				}
