@@ -38,7 +38,6 @@ func TestCutsUnderLoad(t *testing.T) {
 	}
 	if thorough() {
 		load.bytes, load.cuts, load.most = 1<<30, 300, 2*time.Second
-		load.flow.Trickle = 64 << 10
 	}
 	rng := newTestRand(t)
 	sample := load
