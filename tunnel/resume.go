@@ -162,6 +162,6 @@ func (t *Tunnel) resume(ctx context.Context, d *dialer) (final bool, err error) 
 		conn.Kill(message.ErrTruncated)
 		return false, ErrTruncated
 	}
-	t.adopt(conn)
+	t.adopt(conn, a.Owner)
 	return false, nil
 }

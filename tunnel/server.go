@@ -503,7 +503,7 @@ func (s *Server) begin(conn *secure.Conn, peer keys.Peer, c *claim) {
 			st := t.Stats()
 			return st.SentBytes, st.ReceivedBytes
 		},
-		connected: func() bool { return t.session.Stats().Attached },
+		connected: t.attached,
 		close:     func(code message.Code, reason string) { t.CloseWith(Code(code), reason) },
 	}
 	if s.add(m, h) {
@@ -522,9 +522,12 @@ func (s *Server) resume(conn *secure.Conn, c *claim) {
 	if over { // the client has learned that now
 		return
 	}
-	t.adopt(conn)
-	status, _ := t.status.get()
-	t.status.set(Status{Connected: true, Since: time.Now(), Away: time.Since(status.Since)})
+	t.adopt(conn, c.answer.Owner)
+	now, away := time.Now(), time.Duration(0)
+	if status, _ := t.status.get(); !status.Connected {
+		away = now.Sub(status.Since)
+	}
+	t.status.setIf(t.attached, Status{Connected: true, Since: now, Away: away})
 	s.log.Info("peer resumed", "peer", t.joined.Name, "addr", conn.RemoteAddr(), "session", h4(c.held.id))
 }
 
@@ -533,7 +536,7 @@ func h4(id session.ID) string { return hex.EncodeToString(id[:2]) }
 
 // detached notes that a tunnel has lost its connection. It is called from a reading goroutine.
 func (s *Server) detached(h *held, why error) {
-	h.tunnel.status.set(Status{Since: time.Now(), Err: publicError(why)})
+	h.tunnel.status.setIf(func() bool { return !h.tunnel.attached() }, Status{Since: time.Now(), Err: publicError(why)})
 	s.log.Info("peer lost", "peer", h.tunnel.joined.Name, "session", h4(h.id), "err", publicError(why))
 	s.sessions.detached(h)
 }

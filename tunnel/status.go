@@ -22,9 +22,16 @@ type statusBoard struct {
 	changed chan struct{}
 }
 
-func (b *statusBoard) set(s Status) {
+func (b *statusBoard) set(s Status) { b.setIf(func() bool { return true }, s) }
+
+// setIf does nothing if it is not so. Goroutines that tell of one change each, and may come to it in the
+// other order, look here at what has become of it.
+func (b *statusBoard) setIf(still func() bool, s Status) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if !still() {
+		return
+	}
 	b.status = s
 	if b.changed != nil {
 		close(b.changed)

@@ -23,6 +23,7 @@ type Tunnel struct {
 
 	mu             sync.Mutex
 	conn           *secure.Conn // the present connection, or the last one
+	owner          uint32       // its number
 	sent, received uint64       // bytes over the connections before it
 	epochs         uint64
 
@@ -72,10 +73,17 @@ func newTunnel(conn *secure.Conn, cfg session.Config) *Tunnel {
 // run puts the mux on the session, which reads from then on: whatever the session calls has to be ready.
 func (t *Tunnel) run(cfg mux.Config) { t.mux = mux.New(t.session, cfg) }
 
-// adopt takes a further connection as the present one.
-func (t *Tunnel) adopt(conn *secure.Conn) {
+// attached reports whether there is a connection.
+func (t *Tunnel) attached() bool { return t.session.Stats().Attached }
+
+// adopt takes a further connection as the present one, unless one with a higher number was faster.
+func (t *Tunnel) adopt(conn *secure.Conn, owner uint32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if owner <= t.owner {
+		return
+	}
+	t.owner = owner
 	sent, received := t.conn.Bytes()
 	t.sent, t.received = t.sent+sent, t.received+received
 	t.epochs += t.conn.Epochs() + 1
