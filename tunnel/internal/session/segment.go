@@ -43,7 +43,8 @@ type segment struct {
 	giveUp func(*[]byte)
 }
 
-// Segments come in powers of two from 256 bytes, so that a small one does not hold a large buffer.
+// Segments come in powers of two from 256 bytes of message, with room around it, so that a small one does
+// not hold a large buffer, and one that is full, as bulk is, not a larger one.
 const (
 	smallestClass = 8
 	largestClass  = 18
@@ -53,14 +54,20 @@ var segmentPools [largestClass + 1]sync.Pool
 
 // newSegment copies a message into a segment.
 func newSegment(typ byte, body []byte) *segment {
-	size := message.Headroom + len(body) + segmentTail
-	class := max(bits.Len(uint(size-1)), smallestClass)
+	class := smallestClass
+	if n := len(body); n > 1<<smallestClass {
+		class = bits.Len(uint(n - 1))
+	}
 	var s *segment
 	if class <= largestClass {
 		s, _ = segmentPools[class].Get().(*segment)
 	}
 	if s == nil {
-		s = &segment{class: class, buf: make([]byte, 0, max(1<<min(class, largestClass), size))}
+		room := len(body)
+		if class <= largestClass {
+			room = 1 << class
+		}
+		s = &segment{class: class, buf: make([]byte, 0, message.Headroom+room+segmentTail)}
 	}
 	s.buf = append(s.buf[:segmentStart], typ)
 	s.buf = append(s.buf, body...)
