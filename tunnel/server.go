@@ -489,9 +489,10 @@ func (s *Server) confirm(conn *secure.Conn, v verdict, deadline time.Time) {
 // begin makes a tunnel of a client's first connection.
 func (s *Server) begin(conn *secure.Conn, peer keys.Peer, c *claim) {
 	h := &held{id: c.answer.ID, key: peer.Key, max: c.max}
-	t := newTunnel(conn, session.Config{
+	var t *Tunnel
+	t = newTunnel(conn, session.Config{
 		ID: c.answer.ID, Lifetime: c.answer.Lifetime, Key: session.Key(peer.Key), Budget: s.sessions.budget,
-		Detached: func(why error, _ bool) { s.detached(h, why) },
+		Detached: func(why error, _ bool) { s.detached(h, t, why) },
 	})
 	t.joined = peer
 	t.lookup = func() (keys.Peer, bool) { return s.Peers.Lookup(peer.Key) }
@@ -513,13 +514,13 @@ func (s *Server) begin(conn *secure.Conn, peer keys.Peer, c *claim) {
 
 // resume gives a tunnel another connection.
 func (s *Server) resume(conn *secure.Conn, c *claim) {
-	t, over := c.held.tunnel, c.held.session.Clean()
+	t := s.sessions.tunnel(c.held)
 	if !c.held.session.Attach(conn, c.answer.Owner, c.answer.Received, c.request.Received) {
 		conn.Kill(ErrTruncated)
-		s.log.Debug("connection came too late", "peer", t.joined.Name, "addr", conn.RemoteAddr())
+		s.log.Debug("connection came too late", "key", c.held.key, "addr", conn.RemoteAddr())
 		return
 	}
-	if over { // the client has learned that now
+	if t == nil || c.held.session.Clean() { // the client has learned that now
 		return
 	}
 	t.adopt(conn, c.answer.Owner)
@@ -535,9 +536,9 @@ func (s *Server) resume(conn *secure.Conn, c *claim) {
 func h4(id session.ID) string { return hex.EncodeToString(id[:2]) }
 
 // detached notes that a tunnel has lost its connection. It is called from a reading goroutine.
-func (s *Server) detached(h *held, why error) {
-	h.tunnel.status.setIf(func() bool { return !h.tunnel.attached() }, Status{Since: time.Now(), Err: publicError(why)})
-	s.log.Info("peer lost", "peer", h.tunnel.joined.Name, "session", h4(h.id), "err", publicError(why))
+func (s *Server) detached(h *held, t *Tunnel, why error) {
+	t.status.setIf(func() bool { return !t.attached() }, Status{Since: time.Now(), Err: publicError(why)})
+	s.log.Info("peer lost", "peer", t.joined.Name, "session", h4(h.id), "err", publicError(why))
 	s.sessions.detached(h)
 }
 

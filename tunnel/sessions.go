@@ -37,12 +37,12 @@ type held struct {
 	key     keys.PublicKey
 	max     int // the largest message that the client takes
 	session *session.Session
-	tunnel  *Tunnel
 
 	// Guarded by sessions.mu.
-	timer *time.Timer // until it is forgotten
-	away  time.Time   // since when it waits for its client; zero if it does not
-	tomb  bool        // it has ended
+	tunnel *Tunnel     // nil if it has ended: what came in its streams may be much
+	timer  *time.Timer // until it is forgotten
+	away   time.Time   // since when it waits for its client; zero if it does not
+	tomb   bool        // it has ended
 }
 
 // A claim is what a hello may have once it is confirmed: a held session, or a new one.
@@ -90,6 +90,13 @@ func (s *sessions) add(h *held) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.byID[h.id] = h
+}
+
+// tunnel is a session's, nil if it has ended.
+func (s *sessions) tunnel(h *held) *Tunnel {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return h.tunnel
 }
 
 // detached waits for the client of a session to come back, as long as its lifetime. A key may have so
@@ -146,7 +153,7 @@ func (s *sessions) ended(h *held) {
 		delete(s.byID, h.id)
 		return
 	}
-	h.tomb = true
+	h.tomb, h.tunnel = true, nil
 	s.tombs++
 	s.timerLocked(h, func() {
 		s.mu.Lock()

@@ -28,6 +28,7 @@ func (s *Session) finishLocked(err error, clean bool) {
 		}
 	}
 	s.log = replay{acked: s.log.last()}
+	s.cfg.Detached = nil // a session may be remembered for long, and what it was for is not
 	s.cfg.Budget.give(s.cfg.Key, kept)
 	s.broadcastLocked()
 	close(s.done)
