@@ -15,7 +15,10 @@ func (s *Session) finishLocked(err error, clean bool) {
 		return
 	}
 	s.err, s.clean = err, clean
-	s.link = nil
+	if l := s.link; l != nil { // most often it has ended, but another one may have come meanwhile
+		s.link = nil
+		s.tasks.Go(func() { l.conn.Kill(message.ErrTruncated) })
+	}
 	for _, t := range []*time.Timer{s.stall, s.ackTimer} {
 		if t != nil {
 			t.Stop()

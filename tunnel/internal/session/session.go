@@ -363,6 +363,8 @@ func (s *Session) verdictLocked(err error) (final error, clean bool) {
 		if s.bad++; s.bad >= maxBadRecords {
 			return lost("every connection is tampered with"), false
 		}
+	default:
+		s.bad = 0
 	}
 	if s.cfg.Lifetime == 0 {
 		if s.onlyEndMissingLocked() {
