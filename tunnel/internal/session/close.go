@@ -66,10 +66,9 @@ func (s *Session) sendEndLocked(reason string) {
 	s.endDue = true
 	seg := newEnd(reason)
 	s.cfg.Budget.force(s.cfg.Key, seg.cost())
-	s.log.push(seg)
+	s.pushLocked(seg)
 	s.endSent = true
 	s.pumpSoonLocked()
-	s.watchStallLocked()
 }
 
 // takeEndLocked answers the other end's END.

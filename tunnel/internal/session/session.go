@@ -89,20 +89,20 @@ type Session struct {
 	tasks   sync.WaitGroup
 
 	// Sending; see write.go.
-	log       replay
-	limit     int    // of log.size
-	acked     uint64 // the other end has so many; the log may keep some of them for a moment
-	wrote     uint64 // the highest number that was ever handed to a connection
-	pumping   bool   // somebody writes
-	writing   uint64 // number of the segment that is being written, or 0
-	endDue    bool   // nothing more is taken: an END comes next, or has been sent
-	endSent   bool
-	freed     int       // bytes acknowledged since mark, of which the limit's growth depends
-	mark      time.Time // when that began; zero before the first
-	wasFull   bool      // since mark, a writer found no room
-	stall     *time.Timer
-	stalling  bool   // stall is set
-	stallMark uint64 // acked when it was
+	log      replay
+	limit    int    // of log.size
+	acked    uint64 // the other end has so many; the log may keep some of them for a moment
+	wrote    uint64 // the highest number that was ever handed to a connection
+	pumping  bool   // somebody writes
+	writing  uint64 // number of the segment that is being written, or 0
+	endDue   bool   // nothing more is taken: an END comes next, or has been sent
+	endSent  bool
+	freed    int       // bytes acknowledged since mark, of which the limit's growth depends
+	mark     time.Time // when that began; zero before the first segment
+	wasFull  bool      // since mark, a writer found no room
+	stall    *time.Timer
+	stalling bool      // stall is set
+	unacked  time.Time // since when nothing that waits was acknowledged, or the connection was last probed
 
 	// Receiving.
 	received uint64 // counted segments taken
@@ -444,7 +444,7 @@ func (s *Session) Attach(conn Conn, number uint32, told, received uint64) bool {
 	s.ackedLocked(received)
 	l.next = s.fromLocked(received)
 	l.fromDue = !s.cfg.Client // a client's has been its first record
-	s.link = l
+	s.link, s.unacked = l, time.Now()
 	s.broadcastLocked()
 	s.pumpSoonLocked()
 	if s.received > told {

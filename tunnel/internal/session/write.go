@@ -44,13 +44,25 @@ func (s *Session) write(ctx context.Context, seg *segment) error {
 		seg.free()
 		return err
 	}
-	n := s.log.push(seg)
-	s.watchStallLocked()
+	n := s.pushLocked(seg)
 	if !s.pumping {
 		s.pumping = true
 		s.pumpLocked(n)
 	}
 	return nil
+}
+
+// pushLocked keeps a segment and returns its number.
+func (s *Session) pushLocked(seg *segment) uint64 {
+	if s.acked == s.log.last() {
+		s.unacked = time.Now()
+	}
+	if s.mark.IsZero() {
+		s.mark = time.Now()
+	}
+	n := s.log.push(seg)
+	s.watchStallLocked()
+	return n
 }
 
 // Room reports whether WriteMessage would not wait for acknowledgements.
@@ -173,7 +185,7 @@ func (s *Session) writeLocked(l *link, buf []byte) bool {
 // ackedLocked notes that the other end has the segments up to n.
 func (s *Session) ackedLocked(n uint64) {
 	if n > s.acked {
-		s.acked = n
+		s.acked, s.unacked = n, time.Now()
 		s.freeLocked()
 		if s.endDue {
 			s.answerEndLocked()
@@ -205,9 +217,6 @@ func (s *Session) freeLocked() {
 // and yet was what held a writer up.
 func (s *Session) growLocked(n int) {
 	now := time.Now()
-	if s.mark.IsZero() {
-		s.mark = now
-	}
 	if s.freed += n; s.freed < s.limit {
 		return
 	}
@@ -267,23 +276,25 @@ func (s *Session) ackNowLocked(l *link) {
 
 // watchStallLocked sees to it that a connection over which no acknowledgement comes is probed.
 func (s *Session) watchStallLocked() {
-	if s.stalling || s.err != nil || s.link == nil || s.log.last() == s.log.acked {
+	if s.stalling || s.err != nil || s.link == nil || s.log.last() == s.acked {
 		return
 	}
-	s.stalling, s.stallMark = true, s.acked
+	s.stalling = true
+	left := stallAfter - time.Since(s.unacked)
 	if s.stall == nil {
-		s.stall = time.AfterFunc(stallAfter, s.stalled)
+		s.stall = time.AfterFunc(left, s.stalled)
 		return
 	}
-	s.stall.Reset(stallAfter)
+	s.stall.Reset(left)
 }
 
 func (s *Session) stalled() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stalling = false
-	if s.err == nil && s.link != nil && s.acked == s.stallMark && s.log.last() > s.acked {
+	if s.err == nil && s.link != nil && s.log.last() > s.acked && time.Since(s.unacked) >= stallAfter {
 		s.link.conn.Probe(stallProbe)
+		s.unacked = time.Now()
 	}
 	s.watchStallLocked()
 }
