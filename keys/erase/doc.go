@@ -16,7 +16,7 @@
 // Object on it. Do covers 4 KiB of stack and Handshake 32 KiB; deeper calls leave what lies below.
 // Without runtime/secret, a signal that arrives in the middle of Do leaves the registers on the thread's
 // signal stack, pieces of a key among them, until the next signal; and a garbage collection may move the
-// caller's stack within Do. During Handshake no signal arrives, on Linux.
+// caller's stack within Do if that was much deeper before. During Handshake no signal arrives, on Linux.
 // crypto/mlkem leaves the message that it decrypted, from which the shared secret can be computed, on
 // the heap, where no call reaches it.
 //

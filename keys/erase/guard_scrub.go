@@ -13,9 +13,20 @@ type outcome struct {
 	panicked any // nil and not returned: runtime.Goexit
 }
 
+// never is false, which the compiler does not know: an array in a branch that is never taken makes a
+// frame as large as it is, and costs nothing.
+var never bool
+
 // scrubDo is Do where runtime/secret is not at work. It does not allocate, and f does not escape.
 func scrubDo(f func()) {
-	clearStack4K() // grows the stack now, while there is no secret on the old one
+	// The garbage collector halves a stack of which less than a quarter is in use, and frees the old one
+	// as it is, at a call. The anchor makes this frame as large as all that Do may need below it, so that
+	// more is in use, unless the stack was deeper before.
+	if never {
+		var anchor [doStack]byte
+		hold4K(&anchor)
+	}
+	growStack4K() // now, while there is no secret on the old one
 	var o outcome
 	run(f, &o, clearStack4K)
 	wipeRegisters()
@@ -69,6 +80,16 @@ func run(f func(), o *outcome, clearStack func()) {
 	}()
 	f()
 	o.returned = true
+}
+
+// growStack4K has a frame of 4 KiB, and so the stack has room for it afterwards.
+//
+//go:noinline
+func growStack4K() {
+	if never {
+		var dead [doStack]byte
+		hold4K(&dead)
+	}
 }
 
 // clearStack4K zeroes the stack below its caller. Its frame is what does it: the compiler must

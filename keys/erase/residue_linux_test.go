@@ -60,6 +60,11 @@ var uses = map[string]func(secret []byte){
 	},
 	"stack":      func(secret []byte) { spread(secret, 8) },  // less than the 4 KiB of Do
 	"deep stack": func(secret []byte) { spread(secret, 72) }, // less than the 32 KiB of Handshake
+	// The garbage collector must not move the stack while the secret is on it.
+	"stack and collection": func(secret []byte) {
+		spread(secret, 8)
+		runtime.GC()
+	},
 	"ml-kem": func(secret []byte) {
 		dk := must(mlkem.NewDecapsulationKey768(secret))
 		shared, text := dk.EncapsulationKey().Encapsulate()
@@ -227,8 +232,8 @@ func TestNothingIsLeft(t *testing.T) {
 		guard string
 		uses  []string
 	}{
-		{"Do", []string{"stack", "chacha20poly1305", "aes-gcm", "sha256"}},
-		{"Handshake", []string{"deep stack", "chacha20poly1305", "aes-gcm", "sha256", "x25519", "ml-kem"}},
+		{"Do", []string{"stack", "stack and collection", "chacha20poly1305", "aes-gcm", "sha256"}},
+		{"Handshake", []string{"deep stack", "stack and collection", "chacha20poly1305", "aes-gcm", "sha256", "x25519", "ml-kem"}},
 	} {
 		for _, use := range tt.uses {
 			t.Run(tt.guard+"/"+use, func(t *testing.T) {
