@@ -264,12 +264,11 @@ func (c *cell) judgeWiped(y *tally, secrets []secret, found []remains) {
 	}
 }
 
-// mayLeave is how many repetitions may leave what the default build is known to, or a third of them if
-// that is more: on a machine that is busy with other things signals come all the time.
-const mayLeave = 5
+// tolerance is how many repetitions there are at least if one of them leaves what the build is known to.
+const tolerance = 8
 
 // judgeGone: at last there is nothing at all. Only the default build may leave what it is known to, and
-// only sometimes: such a repetition is followed by more.
+// not in most repetitions: it is an accident of time.
 func (c *cell) judgeGone(y *tally, secrets []secret, found []remains, repetitions *int) {
 	found = slices.DeleteFunc(found, func(r remains) bool { return spilled(secrets, r) })
 	if len(found) == 0 {
@@ -288,10 +287,12 @@ func (c *cell) judgeGone(y *tally, secrets []secret, found []remains, repetition
 		return
 	}
 	unknown := func(r remains) bool { return !c.known(secrets, r, true) }
-	if c.build.guard == "scrub" && !slices.ContainsFunc(found, unknown) && y.tolerated < max(mayLeave, *repetitions/3) {
+	if c.build.guard == "scrub" && !slices.ContainsFunc(found, unknown) {
 		y.tolerated++
-		*repetitions = max(*repetitions, y.repetitions+3)
-		return
+		*repetitions = max(*repetitions, tolerance)
+		if 2*y.tolerated <= *repetitions {
+			return
+		}
 	}
 	for _, r := range found {
 		y.fault("gc: %s", c.describe(secrets, r))
