@@ -133,8 +133,9 @@ type Limits struct {
 	// Connections is how many clients there may be, tunnels that have lost their connection among them.
 	// Default: 10,000.
 	Connections int
-	// PerPeer is how many connections one key may have, and how many tunnels beside them that have lost
-	// theirs: past it the one goes that has been away the longest. Default: 16.
+	// PerPeer is how many connections one key may have when it asks for another one, and how many tunnels
+	// beside them that have lost theirs: past it the one goes that has been away the longest. Those that
+	// come back are let in beside the others. Default: 16.
 	PerPeer int
 	// KeptBytes is what all tunnels together may keep of what clients have not acknowledged; no key may
 	// have more than an eighth of it. At the bound tunnels wait, and those that have lost their

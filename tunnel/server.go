@@ -217,8 +217,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.tasks.Go(func() {
-		defer leave()
-		s.confirm(conn, v, arrived.Add(s.confirmTimeout()))
+		s.confirm(conn, v, arrived.Add(s.confirmTimeout()), leave)
 	})
 	s.mu.Unlock()
 }
@@ -374,7 +373,8 @@ func (s *Server) decide(r *http.Request, hello []byte) verdict {
 	if reason != 0 {
 		return s.refuse(r, opened, peer, reason)
 	}
-	goesOn := claim != nil && claim.held != nil
+	// One that asks to go on where that is not possible has to be told so, however full it is here.
+	goesOn := claim != nil && claim.request.Resume
 	if !s.admit.peer(opened.Peer, goesOn) || !goesOn && s.full() {
 		return verdict{answer: s.tooBusy}
 	}
@@ -391,34 +391,28 @@ func (s *Server) decide(r *http.Request, hello []byte) verdict {
 }
 
 // judge decides about a hello that could be opened: the reason why not, or, if that is 0, which session
-// it may have, none for a plain conn.
+// it may have, none for a plain conn. The order of the reasons is PROTOCOL.md §2's.
 func (s *Server) judge(o *secure.Opened, enrolled bool) (secure.RefusedReason, *claim) {
+	var request *session.Request
+	var malformed error
+	if o.Session != nil {
+		request, malformed = session.ParseRequest(o.Session)
+	}
 	switch {
 	case !enrolled:
 		return secure.NotEnrolled, nil
 	case o.Problem != 0:
 		return o.Problem, nil
+	case malformed != nil, request == nil && !s.PlainConns:
+		return secure.BadPayload, nil
 	case len(s.URLs) > 0 && !slices.Contains(s.URLs, o.URL):
 		return secure.URLUnexpected, nil
-	}
-	var c *claim
-	if o.Session != nil {
-		request, err := session.ParseRequest(o.Session)
-		if err != nil {
-			return secure.BadPayload, nil
-		}
-		c = s.sessions.claim(o.Peer, o.Max, request)
-		if c.held != nil {
-			return 0, c
-		}
-	}
-	switch {
-	case s.liveOf(o.Peer) >= bound(s.Limits.PerPeer, 16):
+	case (request == nil || !request.Resume) && s.liveOf(o.Peer) >= bound(s.Limits.PerPeer, 16):
 		return secure.TooManySessions, nil
-	case c == nil && !s.PlainConns:
-		return secure.BadPayload, nil
+	case request == nil:
+		return 0, nil
 	}
-	return 0, c
+	return 0, s.sessions.claim(o.Peer, o.Max, request)
 }
 
 func (s *Server) liveOf(key keys.PublicKey) int {
@@ -458,11 +452,12 @@ func (s *Server) refuse(r *http.Request, o *secure.Opened, peer keys.Peer, reaso
 
 // confirm waits for the client's first record, which proves that the hello was not a replay, and only
 // then lets the connection count. PROTOCOL.md §4.
-func (s *Server) confirm(conn *secure.Conn, v verdict, deadline time.Time) {
+func (s *Server) confirm(conn *secure.Conn, v verdict, deadline time.Time, leave func()) {
 	peer := v.peer
 	ctx, cancel := context.WithDeadline(s.life, deadline)
 	err := conn.Start(ctx, nil)
 	cancel()
+	leave()
 	if err != nil {
 		conn.Kill(err)
 		s.log.Debug("never confirmed", "peer", peer.Name, "addr", conn.RemoteAddr(), "err", err)
@@ -553,6 +548,10 @@ func (s *Server) add(m *member, h *held) bool {
 	case s.liveOfLocked(m.peer.Key) >= bound(s.Limits.PerPeer, 16): // others were faster
 		s.mu.Unlock()
 		m.close(message.TooMany, "too many connections of this key")
+		return false
+	case len(s.live) >= bound(s.Limits.Connections, 10000):
+		s.mu.Unlock()
+		m.close(message.TooMany, "too many clients")
 		return false
 	}
 	s.live[m] = struct{}{}

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"crypto/rand"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"waxwire.example/waxwire/keys"
@@ -12,7 +13,8 @@ import (
 
 const (
 	// maxTombs is how many sessions that have ended are remembered, so that their clients can learn it.
-	maxTombs = 4096
+	maxTombs       = 4096
+	maxTombsPerKey = 64
 
 	defaultKeptBytes = 1 << 30
 )
@@ -23,6 +25,7 @@ type sessions struct {
 	lifetime time.Duration
 	perKey   int
 	budget   *session.Budget
+	making   atomic.Bool // somebody makes room
 
 	mu     sync.Mutex
 	byID   map[session.ID]*held
@@ -63,7 +66,11 @@ func newSessions(lifetime time.Duration, l Limits) *sessions {
 		budget: session.NewBudget(bound(l.KeptBytes, kept)),
 		byID:   make(map[session.ID]*held),
 	}
-	s.budget.Full = func() { go s.makeRoom() }
+	s.budget.Full = func() {
+		if s.making.CompareAndSwap(false, true) {
+			go s.makeRoom()
+		}
+	}
 	return s
 }
 
@@ -149,7 +156,7 @@ func (s *sessions) ended(h *held) {
 	if h.timer != nil {
 		h.timer.Stop()
 	}
-	if !h.session.Clean() || s.lifetime == 0 || s.closed || s.tombs >= maxTombs {
+	if !h.session.Clean() || s.lifetime == 0 || s.closed || s.tombs >= maxTombs || s.tombsOfLocked(h.key) >= maxTombsPerKey {
 		delete(s.byID, h.id)
 		return
 	}
@@ -163,10 +170,21 @@ func (s *sessions) ended(h *held) {
 	})
 }
 
-// makeRoom ends the session that has waited the longest, of the key that keeps the most.
+func (s *sessions) tombsOfLocked(key keys.PublicKey) (n int) {
+	for _, h := range s.byID {
+		if h.key == key && h.tomb {
+			n++
+		}
+	}
+	return n
+}
+
+// makeRoom ends the session that has waited the longest, of the key that keeps the most. Many may ask for
+// it at once: one at a time is done, if there is still no room.
 func (s *sessions) makeRoom() {
-	most := session.Key{}
-	if most = s.budget.Most(); most == (session.Key{}) {
+	defer s.making.Store(false)
+	most := s.budget.Most()
+	if most == (session.Key{}) || !s.budget.Spent() {
 		return
 	}
 	s.mu.Lock()

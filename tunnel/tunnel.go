@@ -236,7 +236,8 @@ func (t *Tunnel) Err() error {
 }
 
 // Close ends the tunnel: what was written is flushed, streams that are not finished are reset, the
-// other end is told, the keys are erased. It takes three seconds at most and is idempotent.
+// other end is told, the keys are erased. It takes three seconds at most and is idempotent. A
+// [*CloseError] with [SessionLost] says that the other end has not acknowledged all that was written.
 func (t *Tunnel) Close() error {
 	t.note(net.ErrClosed)
 	return t.close(message.OK, "")
@@ -247,7 +248,7 @@ func (t *Tunnel) close(code message.Code, reason string) error {
 	defer time.AfterFunc(secure.CloseTotal, t.session.CutShort).Stop()
 	err := t.mux.Close(code, reason)
 	t.tasks.Wait()
-	return err
+	return publicError(err)
 }
 
 // note keeps why this end closes a tunnel that is still up.

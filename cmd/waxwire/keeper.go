@@ -11,6 +11,7 @@ import (
 // A link is what a keeper needs of a tunnel.
 type link interface {
 	comparable
+	Close() error
 	Done() <-chan struct{}
 	RTT() time.Duration
 	Status() (tunnel.Status, <-chan struct{})
@@ -79,6 +80,10 @@ func (k *keeper[T]) redial(ctx context.Context, since time.Time, tries *int) (tu
 		timer.Stop()
 		*tries++
 		if tun, err = k.dial(ctx); err == nil {
+			if ctx.Err() != nil { // nobody would close it
+				tun.Close()
+				return tun, ctx.Err()
+			}
 			k.back(tun, time.Since(since), *tries)
 			return tun, nil
 		}

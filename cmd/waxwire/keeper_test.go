@@ -21,8 +21,9 @@ func most(tries int) time.Duration {
 
 // fakeTunnel is a tunnel that ends when it is told to.
 type fakeTunnel struct {
-	done chan struct{}
-	rtt  time.Duration
+	done   chan struct{}
+	rtt    time.Duration
+	closed bool
 
 	mu      sync.Mutex
 	away    bool
@@ -31,6 +32,7 @@ type fakeTunnel struct {
 
 func (f *fakeTunnel) Done() <-chan struct{} { return f.done }
 func (f *fakeTunnel) RTT() time.Duration    { return f.rtt }
+func (f *fakeTunnel) Close() error          { f.closed = true; return nil }
 
 func (f *fakeTunnel) Status() (tunnel.Status, <-chan struct{}) {
 	f.mu.Lock()
@@ -240,6 +242,20 @@ func TestKeeper(t *testing.T) {
 			}
 			cancel()
 			<-k.result
+		})
+	})
+	t.Run("an end while it dials", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			first, second := up(), up()
+			k := keep(ctx, first, nil, func(int) (*fakeTunnel, error) {
+				cancel()
+				return second, nil
+			})
+			close(first.done)
+			if err := <-k.result; err != nil || !second.closed {
+				t.Errorf("run: %v, and the tunnel that came too late is closed: %v", err, second.closed)
+			}
 		})
 	})
 	t.Run("an end while it is away", func(t *testing.T) {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"syscall"
@@ -81,6 +82,10 @@ func (a *app) runPipe(c *connector, target forward.Address) error {
 	go func() { done <- a.copyPipe(st, target, c.server) }()
 	select {
 	case err := <-done:
+		// What was written is out of our hands only when the other end has it.
+		if undelivered := tun.Close(); undelivered != nil && err == nil {
+			return fail(codeTunnelLost, undelivered, fmt.Sprintf("%s has not confirmed that it got everything", c.server.name()))
+		}
 		return err
 	case s := <-ends:
 		st.Reset(tunnel.Cancelled)

@@ -102,6 +102,7 @@ type Conn struct {
 	lastSent, lastRecv atomic.Int64 // nanoseconds since start
 	sentBytes          atomic.Uint64
 	recvBytes          atomic.Uint64
+	epochs             atomic.Uint64 // ratchets of the sealer
 	start              time.Time
 
 	ctl control

@@ -67,7 +67,11 @@ func (c *Conn) rekeyLocked(ctx context.Context, timeout time.Duration) error {
 	if err := c.sendLocked(ctx, []byte{recordRekey}, timeout); err != nil {
 		return err
 	}
-	return c.sealer.Ratchet()
+	if err := c.sealer.Ratchet(); err != nil {
+		return err
+	}
+	c.epochs.Add(1)
+	return nil
 }
 
 // Rekey replaces the sending key now, as happens by itself after a GiB, 2^20 records or two minutes.
@@ -84,11 +88,7 @@ func (c *Conn) Rekey(ctx context.Context) error {
 }
 
 // Epochs is how many keys this end has sent under, less one.
-func (c *Conn) Epochs() uint64 {
-	c.tx <- struct{}{}
-	defer func() { <-c.tx }()
-	return c.sealer.Epoch()
-}
+func (c *Conn) Epochs() uint64 { return c.epochs.Load() }
 
 // Ping asks the other end for a sign of life and returns how long it took.
 func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
@@ -139,6 +139,11 @@ func (c *Conn) requestPing(wait chan<- time.Duration) {
 // Probe has the other end prove now that it is alive: without a sign of life within the given time, or
 // the time that any PING has if that is less, the Conn ends.
 func (c *Conn) Probe(within time.Duration) {
+	c.ctl.mu.Lock()
+	if received := c.start.Add(time.Duration(c.lastRecv.Load())); received.After(c.ctl.pingSent) {
+		c.ctl.pingSent = time.Time{} // something else has answered it: another PING may leave
+	}
+	c.ctl.mu.Unlock()
 	c.requestPing(nil)
 	c.ctl.mu.Lock()
 	defer c.ctl.mu.Unlock()

@@ -71,6 +71,13 @@ func (b *Budget) Most() (most Key) {
 	return most
 }
 
+// Spent reports whether a large segment would not fit any more.
+func (b *Budget) Spent() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.used+1<<largestClass > b.total
+}
+
 // Used is what all sessions keep at present.
 func (b *Budget) Used() int {
 	b.mu.Lock()

@@ -15,16 +15,17 @@ func (s *Session) finishLocked(err error, clean bool) {
 		return
 	}
 	s.err, s.clean = err, clean
-	if l := s.link; l != nil { // most often it has ended, but another one may have come meanwhile
-		s.link = nil
-		s.tasks.Go(func() { l.conn.Kill(message.ErrTruncated) })
-	}
+	s.link = nil // it has ended, and no other one was taken meanwhile
 	for _, t := range []*time.Timer{s.stall, s.ackTimer} {
 		if t != nil {
 			t.Stop()
 		}
 	}
 	kept := s.log.size
+	s.last = s.log.last()
+	if s.endSent {
+		s.last-- // whether our END has arrived is the other end's worry
+	}
 	for n := s.log.acked + 1; n <= s.log.last(); n++ {
 		if n != s.writing { // its writer still looks at it
 			s.log.at(n).free()
@@ -34,7 +35,14 @@ func (s *Session) finishLocked(err error, clean bool) {
 	s.cfg.Detached = nil // a session may be remembered for long, and what it was for is not
 	s.cfg.Budget.give(s.cfg.Key, kept)
 	s.broadcastLocked()
-	close(s.done)
+	s.doneLocked()
+}
+
+// doneLocked tells that the session is over, once the keys of each connection are gone.
+func (s *Session) doneLocked() {
+	if s.err != nil && s.dying == 0 {
+		close(s.done)
+	}
 }
 
 // endingLocked begins an end that takes its time: no connection is taken from here on, so that the one
@@ -124,9 +132,11 @@ func (s *Session) awaitClose() {
 // Close ends the session. For [message.OK] it says END, waits up to two seconds for the other end's and
 // for everything to be acknowledged, over further connections if need be, and closes the connection
 // cleanly. For any other code, and if that time was not enough, it closes the connection with the code:
-// the session is lost. It is idempotent and returns when the goroutines of the Session have ended.
+// the session is lost. It is idempotent and returns when the goroutines of the Session have ended. The
+// error says that what was written may not all have arrived, although it was to end in order.
 func (s *Session) Close(code message.Code, reason string) error {
 	s.closeOnce.Do(func() {
+		inOrder := code == message.OK
 		s.mu.Lock()
 		s.closing = true
 		clean := false
@@ -143,10 +153,15 @@ func (s *Session) Close(code message.Code, reason string) error {
 		}
 		s.mu.Lock()
 		s.finishLocked(net.ErrClosed, clean)
+		if inOrder && !s.clean && s.acked < s.last {
+			s.closeErr = lost("the other end has not acknowledged everything")
+		}
 		s.mu.Unlock()
 	})
 	s.tasks.Wait()
-	return nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closeErr
 }
 
 // endLocked exchanges ENDs, and reports whether both have been and everything has arrived. mu is

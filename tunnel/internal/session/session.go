@@ -83,9 +83,10 @@ type Session struct {
 	since   time.Time     // of the present connection, or of its loss
 	err     error         // why it is over, nil while it is not
 	clean   bool          // both ENDs have been
-	done    chan struct{} // closed when err is set
+	done    chan struct{} // closed when err is set and all keys are gone
 	closing bool          // Close has been called here
 	ending  bool          // no connection is taken any more, although err may not be set yet
+	dying   int           // connections that were taken over and still have keys
 	tasks   sync.WaitGroup
 
 	// Sending; see write.go.
@@ -97,6 +98,7 @@ type Session struct {
 	writing  uint64 // number of the segment that is being written, or 0
 	endDue   bool   // nothing more is taken: an END comes next, or has been sent
 	endSent  bool
+	starved  bool      // the Budget has refused, and a writer waits for it
 	freed    int       // bytes acknowledged since mark, of which the limit's growth depends
 	mark     time.Time // when that began; zero before the first segment
 	wasFull  bool      // since mark, a writer found no room
@@ -115,6 +117,8 @@ type Session struct {
 	resumes, retransmitted uint64
 	dropped                uint64 // datagrams
 	closeOnce              sync.Once
+	closeErr               error  // what Close returns
+	last                   uint64 // number of the last segment but END, once err is set
 }
 
 // A link is one connection of a session.
@@ -438,7 +442,14 @@ func (s *Session) Attach(conn Conn, number uint32, told, received uint64) bool {
 	s.owner, s.since = number, time.Now()
 	s.resumes++
 	if old := s.link; old != nil {
-		s.tasks.Go(func() { old.conn.Kill(message.ErrTruncated) })
+		s.dying++
+		s.tasks.Go(func() {
+			old.conn.Kill(message.ErrTruncated)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.dying--
+			s.doneLocked()
+		})
 	}
 	s.link = nil // or it would hold up what is freed
 	s.ackedLocked(received)

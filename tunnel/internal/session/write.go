@@ -69,7 +69,7 @@ func (s *Session) pushLocked(seg *segment) uint64 {
 func (s *Session) Room() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.err != nil || s.endDue || s.log.size == 0 || s.log.size+s.max+segmentCost <= s.limit
+	return s.err != nil || s.endDue || s.log.size == 0 || !s.starved && s.log.size+s.max+segmentCost <= s.limit
 }
 
 // awaitRoomLocked waits until n more bytes may be kept, and charges them. mu is released meanwhile.
@@ -81,14 +81,17 @@ func (s *Session) awaitRoomLocked(ctx context.Context, n int) error {
 		case s.endDue:
 			return net.ErrClosed
 		case s.log.size == 0: // one always fits, or a crowded server would stand still
+			s.starved = false
 			s.cfg.Budget.force(s.cfg.Key, n)
 			return nil
 		}
 		var again <-chan time.Time
 		if s.log.size+n <= s.limit {
 			if s.cfg.Budget.take(s.cfg.Key, n) {
+				s.starved = false
 				return nil
 			}
+			s.starved = true
 			again = time.After(fullRetry)
 		} else {
 			s.wasFull = true
