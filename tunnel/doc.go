@@ -20,8 +20,13 @@
 // On every path by which a connection ends, its keys are erased before anybody learns that it ended. The
 // end of a tunnel is [io.EOF] only if both ends have sealed it.
 //
-// What is written to a tunnel stays in the program's own buffers, in those of the WebSocket library
-// and in the kernel's as long as they like: the promise is about keys.
+// The buffers of this package that held plaintext are cleared when they are given back, the last one
+// of a [Conn] by the ReadMessage that returns its end. The WebSocket library sees ciphertext only. What
+// the program itself holds, and what the kernel has of local sockets, stays there as long as they like.
+// [Server.Close] wipes the server's key; a client's is for its owner to wipe, after the last tunnel.
+//
+// TestErasure holds all of this to the memory of a process. Package keys/erase says what the default
+// build may leave and the one with GOEXPERIMENT=runtimesecret does not.
 //
 // # Limits
 //
