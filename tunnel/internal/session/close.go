@@ -135,33 +135,39 @@ func (s *Session) awaitClose() {
 // the session is lost. It is idempotent and returns when the goroutines of the Session have ended. The
 // error says that what was written may not all have arrived, although it was to end in order.
 func (s *Session) Close(code message.Code, reason string) error {
-	s.closeOnce.Do(func() {
-		inOrder := code == message.OK
-		s.mu.Lock()
-		s.closing = true
-		clean := false
-		if code == message.OK && s.err == nil {
-			if clean = s.endLocked(reason); !clean {
-				code, reason = message.GoingAway, "no END within the time"
-			}
-		}
-		l := s.endingLocked()
-		s.clean = s.clean || clean && s.err == nil
-		s.mu.Unlock()
-		if l != nil {
-			l.conn.Close(code, reason)
-		}
-		s.mu.Lock()
-		s.finishLocked(net.ErrClosed, clean)
-		if inOrder && !s.clean && s.acked < s.last {
-			s.closeErr = lost("the other end has not acknowledged everything")
-		}
-		s.mu.Unlock()
-	})
+	if s.closeBegun.CompareAndSwap(false, true) {
+		s.close(code, reason)
+		close(s.closeDone)
+	}
+	<-s.closeDone // a sync.Once would stop the clock of tests that fake it
 	s.tasks.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.closeErr
+}
+
+func (s *Session) close(code message.Code, reason string) {
+	inOrder := code == message.OK
+	s.mu.Lock()
+	s.closing = true
+	clean := false
+	if code == message.OK && s.err == nil {
+		if clean = s.endLocked(reason); !clean {
+			code, reason = message.GoingAway, "no END within the time"
+		}
+	}
+	l := s.endingLocked()
+	s.clean = s.clean || clean && s.err == nil
+	s.mu.Unlock()
+	if l != nil {
+		l.conn.Close(code, reason)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.finishLocked(net.ErrClosed, clean)
+	if inOrder && !s.clean && s.acked < s.last {
+		s.closeErr = lost("the other end has not acknowledged everything")
+	}
 }
 
 // endLocked exchanges ENDs, and reports whether both have been and everything has arrived. mu is
@@ -209,12 +215,7 @@ func (s *Session) retire(conn Conn, received uint64) {
 	if conn.WriteMessage(ctx, appendShort(segmentFrom, from), segmentStart) != nil {
 		return
 	}
-	if from <= last && conn.WriteMessage(ctx, newEnd("").buf, segmentStart) != nil { // the rest was acknowledged
-		return
-	}
-	for {
-		if _, err := conn.ReadMessage(ctx); err != nil {
-			return
-		}
+	if from <= last { // the rest was acknowledged
+		conn.WriteMessage(ctx, newEnd("").buf, segmentStart)
 	}
 }

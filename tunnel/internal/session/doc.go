@@ -29,7 +29,9 @@
 //     is at it: after a resume, and for an END.
 //   - an ACK is written by a goroutine, since the reading one must not wait for a write.
 //   - a connection that was taken over is closed by a goroutine.
-//   - a finished session that is resumed answers from a goroutine (retire).
+//   - after the other end's END, one waits for its CLOSE.
+//
+// A finished session that is resumed answers from the goroutine that calls Attach.
 //
 // Two timers run functions of their own: one for late ACKs, one that has the connection probed when
 // acknowledgements stay away.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -19,8 +18,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func thorough() bool { return os.Getenv("WAXWIRE_FULL") != "" }
 
 // Segment types. PROTOCOL.md §6.
 const (

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -116,9 +117,11 @@ type Session struct {
 
 	resumes, retransmitted uint64
 	dropped                uint64 // datagrams
-	closeOnce              sync.Once
-	closeErr               error  // what Close returns
-	last                   uint64 // number of the last segment but END, once err is set
+
+	closeBegun atomic.Bool
+	closeDone  chan struct{} // closed when the first Close is through, but for tasks
+	closeErr   error         // what Close returns
+	last       uint64        // number of the last segment but END, once err is set
 }
 
 // A link is one connection of a session.
@@ -147,7 +150,7 @@ func newLink(conn Conn) *link {
 func New(conn Conn, cfg Config) *Session {
 	s := &Session{
 		cfg: cfg, max: conn.MaxMessage() - segmentOverhead, limit: keepFirst,
-		changed: make(chan struct{}), done: make(chan struct{}),
+		changed: make(chan struct{}), done: make(chan struct{}), closeDone: make(chan struct{}),
 		link: newLink(conn), owner: 1, handed: 1, since: time.Now(),
 	}
 	return s
