@@ -56,7 +56,7 @@ input is passed on, and the program goes on until the other side has ended too.`
 
 func (a *app) runPipe(c *connector, target forward.Address) error {
 	ignorePipe() // a reader that has gone is seen as an error of writing, and the tunnel closed
-	ends, stop := catchEnd()
+	ends, stop := catchLeave()
 	defer stop()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

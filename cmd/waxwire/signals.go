@@ -20,6 +20,15 @@ func catchEnd() (ends <-chan os.Signal, stop func()) {
 	return c, func() { signal.Stop(c) }
 }
 
+// catchLeave is catchEnd for a command that ends with whoever started it, which may say so with SIGHUP: ssh
+// does to its ProxyCommand.
+func catchLeave() (ends <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 4)
+	signal.Notify(c, endSignals...)
+	notifyHangup(c)
+	return c, func() { signal.Stop(c) }
+}
+
 // catchHangup delivers SIGHUP, where there is one.
 func catchHangup() (hangups <-chan os.Signal, stop func()) {
 	c := make(chan os.Signal, 1)
