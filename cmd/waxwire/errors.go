@@ -59,6 +59,7 @@ const (
 	codeNoSuchPeer code = "no_such_peer"
 	codeNoSuchRule code = "no_such_permission"
 	codeDemo       code = "demo_failed"
+	codeBench      code = "bench_failed"
 )
 
 // The catalogue: what a kind of failure means to a script. retry says whether the same command may
@@ -105,6 +106,7 @@ var catalogue = map[code]struct {
 	codeNoSuchPeer: {exitFailure, false},
 	codeNoSuchRule: {exitFailure, false},
 	codeDemo:       {exitFailure, false},
+	codeBench:      {exitFailure, true},
 }
 
 // A failure is an error as its user meets it: "waxwire: WHAT: WHY" and at most four lines that say

@@ -2,7 +2,10 @@
 
 package main
 
-import "os"
+import (
+	"os"
+	"time"
+)
 
 func harden(coreDumps bool) {}
 
@@ -19,3 +22,5 @@ func signalStatus(os.Signal) int { return exitSignal + 2 }
 func deviceAndInode(*os.File) (dev, ino uint64, ok bool) { return 0, 0, false }
 
 func othersCanRead(os.FileInfo) bool { return false }
+
+func cpuTime() time.Duration { return 0 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,3 +52,12 @@ func deviceAndInode(f *os.File) (dev, ino uint64, ok bool) {
 }
 
 func othersCanRead(info os.FileInfo) bool { return info.Mode().Perm()&0o077 != 0 }
+
+// cpuTime is what this process has used of the CPUs, 0 where that cannot be told.
+func cpuTime() time.Duration {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}

@@ -113,13 +113,35 @@ func (u *ui) updatef(format string, args ...any) {
 	u.mu.Unlock()
 }
 
-func (u *ui) write(line string) {
+// progressf shows on a terminal what is being done; the next line replaces it.
+func (u *ui) progressf(format string, args ...any) {
+	if !u.terminal || u.quiet {
+		return
+	}
+	u.write(fmt.Sprintf(format, args...))
+	u.mu.Lock()
+	u.fleeting = true
+	u.mu.Unlock()
+}
+
+// clearProgress takes the line of progressf away.
+func (u *ui) clearProgress() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.eraseLocked()
+}
+
+func (u *ui) eraseLocked() {
 	if u.fleeting {
 		io.WriteString(u.err, "\x1b[1A\r\x1b[K")
 		u.fleeting = false
 	}
+}
+
+func (u *ui) write(line string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.eraseLocked()
 	io.WriteString(u.err, line+"\n")
 }
 
