@@ -21,27 +21,29 @@ func writePool(size int) *sync.Pool {
 	return p.(*sync.Pool)
 }
 
-// getBuffer returns a buffer of at least n bytes, at its full length.
-func getBuffer(n int) []byte {
+// getBuffer returns a buffer of at least n bytes, at its full length. It stays behind one pointer on its
+// way through the pools: a new one each time would be an allocation.
+func getBuffer(n int) *[]byte {
 	for i, size := range bufferSizes {
 		if n <= size {
 			if b, ok := bufferPools[i].Get().(*[]byte); ok {
-				return *b
+				return b
 			}
-			return make([]byte, size)
+			n = size
+			break
 		}
 	}
-	return make([]byte, n)
+	b := make([]byte, n)
+	return &b
 }
 
 // putBuffer clears the used bytes of a buffer, which hold plaintext since records are opened in place,
 // and gives it back.
-func putBuffer(b []byte, used int) {
-	b = b[:cap(b)]
-	clear(b[:used])
+func putBuffer(b *[]byte, used int) {
+	clear((*b)[:used])
 	for i, size := range bufferSizes {
-		if len(b) == size {
-			bufferPools[i].Put(&b)
+		if len(*b) == size {
+			bufferPools[i].Put(b)
 			return
 		}
 	}

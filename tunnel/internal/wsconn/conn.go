@@ -42,8 +42,8 @@ type Conn struct {
 	net *netConn
 	max int // largest message to send, in bytes
 
-	buf  []byte // reader only: the message that ReadMessage returned last, from bufs
-	last int    // reader only: its length, a guess for the next
+	buf  *[]byte // reader only: the message that ReadMessage returned last, from the pools
+	last int     // reader only: its length, a guess for the next
 
 	src source // writer only
 
@@ -109,17 +109,17 @@ func (c *Conn) readMessage() ([]byte, error) {
 	c.buf = getBuffer(c.last + 1)
 	n := 0
 	for {
-		if n == len(c.buf) {
+		if n == len(*c.buf) {
 			larger := getBuffer(2 * n)
-			copy(larger, c.buf)
+			copy(*larger, *c.buf)
 			putBuffer(c.buf, n)
 			c.buf = larger
 		}
-		k, err := r.Read(c.buf[n:])
+		k, err := r.Read((*c.buf)[n:])
 		n += k
 		if err == io.EOF {
 			c.last = n
-			return c.buf[:n], nil
+			return (*c.buf)[:n], nil
 		}
 		if err != nil {
 			c.last = n
