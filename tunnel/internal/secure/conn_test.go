@@ -23,14 +23,21 @@ import (
 // and both must be closed there.
 type pair struct {
 	client, server *secure.Conn
-	network        *tunneltest.Network
+	listener       net.Listener
 	http           *http.Server
 }
 
-func newTestPair(t *testing.T, max int, padding secure.Padding) *pair {
+func newTestPair(t testing.TB, max int, padding secure.Padding) *pair {
+	t.Helper()
+	network := tunneltest.NewNetwork()
+	return newPairOver(t, network, network.Dial, max, padding)
+}
+
+// newPairOver is newTestPair over any network. dial reaches the listener, whatever the address.
+func newPairOver(t testing.TB, l net.Listener, dial func(ctx context.Context, network, address string) (net.Conn, error), max int, padding secure.Padding) *pair {
 	t.Helper()
 	clientID, serverID := newTestIdentity(t), newTestIdentity(t)
-	p := &pair{network: tunneltest.NewNetwork()}
+	p := &pair{listener: l}
 	accepted := make(chan *secure.Conn, 1)
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		hello, ok := wsconn.ParseRequest(r, secure.HelloSize)
@@ -59,14 +66,14 @@ func newTestPair(t *testing.T, max int, padding secure.Padding) *pair {
 		accepted <- secure.New(ws, e, secure.Timing{})
 	}
 	p.http = &http.Server{Handler: http.HandlerFunc(handler)}
-	go p.http.Serve(p.network)
+	go p.http.Serve(l)
 
 	cfg := &secure.Config{Identity: clientID, Max: max, Padding: padding}
 	hello, text, err := secure.NewHello(cfg, serverID.Public(), "ws://server/", []byte{0})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ws, answer, err := wsconn.Dial(t.Context(), "ws://server/", wsconn.EncodeHello(text), &wsconn.DialConfig{NetDial: p.network.Dial, Max: max})
+	ws, answer, err := wsconn.Dial(t.Context(), "ws://server/", wsconn.EncodeHello(text), &wsconn.DialConfig{NetDial: dial, Max: max})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +99,7 @@ func newTestPair(t *testing.T, max int, padding secure.Padding) *pair {
 
 func (p *pair) close() {
 	p.http.Close()
-	p.network.Close()
+	p.listener.Close()
 	p.client.Kill(net.ErrClosed)
 	p.server.Kill(net.ErrClosed)
 }
