@@ -52,25 +52,47 @@ type Forwarder struct {
 	// Events is called for each event, from many goroutines, if not nil.
 	Events func(Event)
 
-	waiting, open, total atomic.Int64
-	in, out              atomic.Int64
+	counters counters
 }
 
-// Stats is what a [Forwarder] has done so far.
+// Stats is what a [Forwarder], or one of its listeners, has done so far.
 type Stats struct {
 	Waiting int   // connections that wait for a tunnel
 	Open    int   // connections that are open, those that wait among them
 	Total   int   // connections that were ever taken
+	Refused int   // connections that the other end did not accept
 	In, Out int64 // bytes from and to the other end, of the connections that have ended
 }
 
-// Stats may be called at any time.
-func (f *Forwarder) Stats() Stats {
+// counters are Stats in the making.
+type counters struct {
+	waiting, open, total, refused atomic.Int64
+	in, out                       atomic.Int64
+}
+
+func (c *counters) stats() Stats {
 	return Stats{
-		Waiting: int(f.waiting.Load()), Open: int(f.open.Load()), Total: int(f.total.Load()),
-		In: f.in.Load(), Out: f.out.Load(),
+		Waiting: int(c.waiting.Load()), Open: int(c.open.Load()), Total: int(c.total.Load()), Refused: int(c.refused.Load()),
+		In: c.in.Load(), Out: c.out.Load(),
 	}
 }
+
+func (c *counters) begun() {
+	c.total.Add(1)
+	c.open.Add(1)
+}
+
+func (c *counters) ended(e Event) {
+	c.in.Add(e.In)
+	c.out.Add(e.Out)
+	if e.Kind == Refused {
+		c.refused.Add(1)
+	}
+	c.open.Add(-1)
+}
+
+// Stats may be called at any time. It is of all listeners together.
+func (f *Forwarder) Stats() Stats { return f.counters.stats() }
 
 func (f *Forwarder) wait() time.Duration {
 	if f.Wait > 0 {
@@ -118,7 +140,12 @@ type Listener struct {
 	f     *Forwarder
 	ln    net.Listener
 	local Local
+
+	counters counters
 }
+
+// Stats may be called at any time, also after Close.
+func (l *Listener) Stats() Stats { return l.counters.stats() }
 
 // Local is the forward, with the port that is really listened on.
 func (l *Listener) Local() Local { return l.local }
@@ -154,12 +181,11 @@ func (l *Listener) Serve(ctx context.Context) error {
 
 // serve carries one connection from its accept to its end.
 func (l *Listener) serve(ctx context.Context, c net.Conn) {
-	l.f.total.Add(1)
-	l.f.open.Add(1)
+	l.f.counters.begun()
+	l.counters.begun()
 	e := l.carry(ctx, c)
-	l.f.in.Add(e.In)
-	l.f.out.Add(e.Out)
-	l.f.open.Add(-1)
+	l.counters.ended(e)
+	l.f.counters.ended(e)
 	l.f.event(e)
 }
 
@@ -204,8 +230,10 @@ func (s *openingStream) WriteTo(w io.Writer) (int64, error) {
 // openStream opens a stream in the present tunnel, waiting for one if there is none.
 func (l *Listener) openStream(ctx context.Context) (*tunnel.Stream, error) {
 	f := l.f
-	f.waiting.Add(1)
-	defer f.waiting.Add(-1)
+	for _, c := range []*counters{&f.counters, &l.counters} {
+		c.waiting.Add(1)
+		defer c.waiting.Add(-1)
+	}
 	ctx, cancel := context.WithTimeout(ctx, f.wait())
 	defer cancel()
 	for {

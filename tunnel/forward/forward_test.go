@@ -636,3 +636,37 @@ func TestPeerGone(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Each listener counts its own connections, the forwarder those of all.
+func TestStats(t *testing.T) {
+	to := target(t, "tcp", "127.0.0.1:0", echo).String()
+	other := target(t, "tcp", "127.0.0.1:0", echo).String()
+	p := newPair(t, &forward.Exit{}, "connect="+to)
+	ev := make(events, 10)
+	f := &forward.Forwarder{Dialer: p, Events: func(e forward.Event) { ev <- e }}
+	open, denied := listen(t, f, "0:"+to), listen(t, f, "0:"+other)
+	c := dial(t, "tcp", open.Local().Listen.Addr)
+	roundTrip(t, c, "hello")
+	ev.next(t, forward.Opened)
+	if d, err := net.Dial("tcp", denied.Local().Listen.Addr); err == nil { // the reset may come first
+		defer d.Close()
+	}
+	ev.next(t, forward.Refused)
+	for _, tt := range []struct {
+		name      string
+		got, want forward.Stats
+	}{
+		{"open", open.Stats(), forward.Stats{Open: 1, Total: 1}},
+		{"denied", denied.Stats(), forward.Stats{Total: 1, Refused: 1}},
+		{"all", f.Stats(), forward.Stats{Open: 1, Total: 2, Refused: 1}},
+	} {
+		if tt.got != tt.want {
+			t.Errorf("%s: %+v, want %+v", tt.name, tt.got, tt.want)
+		}
+	}
+	c.Close()
+	ev.next(t, forward.Closed)
+	if got, want := open.Stats(), (forward.Stats{Total: 1, In: 5, Out: 5}); got != want {
+		t.Errorf("at the end: %+v, want %+v", got, want)
+	}
+}
