@@ -178,9 +178,9 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 		closeAll()
 		serving.Wait()
 	case s := <-ends:
-		result = finish(s, ends, func() {
+		result = finish(s, ends, func(ctx context.Context) {
 			closeAll()
-			c.drain(&serving)
+			c.drain(ctx, &serving)
 			cancel() // before the tunnel closes, so that nobody dials again
 			if tun, ok := c.keeper.Current(); ok {
 				tun.Close()
@@ -194,8 +194,8 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 	return result
 }
 
-// drain waits for the open connections to end, for a while.
-func (c *client) drain(serving *sync.WaitGroup) {
+// drain waits for the open connections to end, until ctx ends.
+func (c *client) drain(ctx context.Context, serving *sync.WaitGroup) {
 	done := make(chan struct{})
 	go func() { serving.Wait(); close(done) }()
 	if n := c.forwards.Stats().Open; n > 0 {
@@ -208,7 +208,7 @@ func (c *client) drain(serving *sync.WaitGroup) {
 	}
 	select {
 	case <-done:
-	case <-time.After(drainTime):
+	case <-ctx.Done():
 	}
 }
 

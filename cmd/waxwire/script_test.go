@@ -47,7 +47,7 @@ func TestScript(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
-			env.Values["state"] = &state{procs: make(map[string]*process), loads: make(map[string]chan error)}
+			env.Values["state"] = &state{procs: make(map[string]*process), loads: make(map[string]chan error), conns: make(map[string]*net.TCPConn)}
 			env.Defer(env.Values["state"].(*state).end)
 			env.Vars = append(env.Vars, "LC_ALL=C.UTF-8", "TERM=xterm", "HOME="+env.WorkDir+"/home")
 			return nil
@@ -65,9 +65,16 @@ func TestScript(t *testing.T) {
 			"broken":  cmdBroken,
 			"relay":   cmdRelay,
 			"hold":    cmdHold,
-			"limits":  cmdLimits,
-			"gencert": cmdGenCert,
-			"newkey":  cmdNewKey,
+			"open":    cmdOpen,
+			"say":     cmdSay,
+			"drink":   cmdDrink,
+			"finish":  cmdFinish,
+			"cutoff":  cmdCutOff,
+
+			"eventually": cmdEventually,
+			"limits":     cmdLimits,
+			"gencert":    cmdGenCert,
+			"newkey":     cmdNewKey,
 		},
 	})
 }
@@ -76,6 +83,7 @@ func TestScript(t *testing.T) {
 type state struct {
 	procs   map[string]*process
 	loads   map[string]chan error
+	conns   map[string]*net.TCPConn
 	relay   *relay
 	cleanup []func()
 }
@@ -83,6 +91,8 @@ type state struct {
 type process struct {
 	cmd    *exec.Cmd
 	exited chan struct{}
+	ended  time.Time // set when exited is closed
+	asked  time.Time // when the last signal was sent
 }
 
 func (s *state) end() {
@@ -126,7 +136,7 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	noNeg(ts, neg)
 	name := args[0]
 	env := []string{}
-	for _, key := range []string{"PATH", "HOME", "LC_ALL", "TERM", "TMPDIR", "SSL_CERT_FILE", "WAXWIRE_HOME", "NO_COLOR", "JOURNAL_STREAM"} {
+	for _, key := range []string{"PATH", "HOME", "LC_ALL", "TERM", "TMPDIR", "SSL_CERT_FILE", "WAXWIRE_HOME", "NO_COLOR", "JOURNAL_STREAM", "XDG_RUNTIME_DIR"} {
 		if v := ts.Getenv(key); v != "" {
 			env = append(env, key+"="+v)
 		}
@@ -149,7 +159,11 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(cmd.Start())
 	p := &process{cmd: cmd, exited: make(chan struct{})}
-	go func() { cmd.Wait(); close(p.exited) }()
+	go func() {
+		cmd.Wait()
+		p.ended = time.Now()
+		close(p.exited)
+	}()
 	stateOf(ts).procs[name] = p
 }
 
@@ -165,10 +179,13 @@ func processOf(ts *testscript.TestScript, name string) *process {
 func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	noNeg(ts, neg)
 	sig := map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL, "HUP": syscall.SIGHUP, "USR1": sigUSR1}[args[1]]
-	ts.Check(processOf(ts, args[0]).cmd.Process.Signal(sig))
+	p := processOf(ts, args[0])
+	p.asked = time.Now()
+	ts.Check(p.cmd.Process.Signal(sig))
 }
 
-// ended NAME CODE: waits for its end; stdout and stderr are in NAME.out and NAME.err.
+// ended NAME CODE [WITHIN]: waits for its end, WITHIN so long of the last signal; stdout and stderr are in
+// NAME.out and NAME.err.
 func cmdEnded(ts *testscript.TestScript, neg bool, args []string) {
 	noNeg(ts, neg)
 	p := processOf(ts, args[0])
@@ -179,6 +196,13 @@ func cmdEnded(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got := strconv.Itoa(p.cmd.ProcessState.ExitCode()); got != args[1] {
 		ts.Fatalf("%s: exit status %s, want %s; its stderr:\n%s", args[0], got, args[1], ts.ReadFile(args[0]+".err"))
+	}
+	if len(args) > 2 {
+		within, err := time.ParseDuration(args[2])
+		ts.Check(err)
+		if took := p.ended.Sub(p.asked); took > within {
+			ts.Fatalf("%s took %v to end, want %v at most", args[0], took, within)
+		}
 	}
 }
 
@@ -271,6 +295,16 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 		go eachConn(l, func(c net.Conn) {
 			io.WriteString(c, "hello\n")
 			io.Copy(io.Discard, c)
+		})
+	case "talk": // says hello and sends back what it gets as it comes
+		go eachConn(l, func(c net.Conn) {
+			io.WriteString(c, "hello\n")
+			io.Copy(c, c)
+		})
+	case "big": // says hello and sends what cmdDrink wants
+		go eachConn(l, func(c net.Conn) {
+			io.WriteString(c, "hello\n")
+			io.Copy(c, bigData())
 		})
 	case "nobody":
 		l.Close()

@@ -153,23 +153,25 @@ func (a *app) runServer(f serverFlags) error {
 		peers: len(dir.List()), status: status.url(),
 	})
 
-	end := func(grace time.Duration) {
+	// New clients are told to come back later, and those that lose their connection meanwhile can go on
+	// with what they have open: it listens until that is done.
+	end := func(drain context.Context) {
 		ready.set(false)
+		srv.Shutdown(drain)
 		hs.Close()
-		ctx, cancelDrain := context.WithTimeout(context.Background(), grace)
-		defer cancelDrain()
-		srv.Shutdown(ctx)
 		srv.Close()
 		cancel()
 		serving.Wait()
 	}
 	select {
 	case err := <-failed:
-		end(0)
+		drain, cancel := context.WithCancel(context.Background())
+		cancel()
+		end(drain)
 		return fail(codeFailure, err, "cannot go on listening: "+visible(plain(err)))
 	case s := <-ends:
-		a.sayStopping(s, srv.Connections())
-		return finish(s, ends, func() { end(drainTime) })
+		a.sayStopping(s, srv)
+		return finish(s, ends, end)
 	}
 }
 
@@ -218,12 +220,17 @@ func (a *app) sayBrokenPeer(err error) {
 	a.log.Warn("a peer's file stays as it was", "err", explainPeers(err, "").text)
 }
 
-func (a *app) sayStopping(s os.Signal, connections int) {
-	a.ui.event("stopping", map[string]any{"signal": signalName(s), "connections": connections})
+// sayStopping says what is waited for: tunnels with something open, be their clients connected or not.
+func (a *app) sayStopping(s os.Signal, srv *tunnel.Server) {
+	connections, open := srv.Connections(), 0
+	for _, tun := range srv.Tunnels() {
+		open += tun.Stats().Streams
+	}
+	a.ui.event("stopping", map[string]any{"signal": signalName(s), "connections": connections, "streams": open})
 	if !a.screen() {
-		a.log.Info("stopping", "signal", signalName(s), "connections", connections)
-	} else if connections > 0 {
-		a.ui.sayf("Waiting up to %s for %s. Again to stop at once.", formatDuration(drainTime), count(connections, "peer"))
+		a.log.Info("stopping", "signal", signalName(s), "connections", connections, "streams", open)
+	} else if open > 0 {
+		a.ui.sayf("Waiting up to %s for %s. Again to stop at once.", formatDuration(drainTime), count(open, "stream"))
 	}
 }
 

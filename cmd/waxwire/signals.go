@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/signal"
@@ -12,6 +13,12 @@ import (
 
 // drainTime is how long open connections may take to finish once an end was asked for.
 const drainTime = 10 * time.Second
+
+// closeTime is how long closing may take after that, goodbyeTime how long if it was asked for twice.
+const (
+	closeTime   = 4 * time.Second
+	goodbyeTime = 700 * time.Millisecond
+)
 
 // catchEnd delivers the signals that ask for an end.
 func catchEnd() (ends <-chan os.Signal, stop func()) {
@@ -68,16 +75,31 @@ func (a *app) dumpOnSignal(counters func() []any) (stop func()) {
 	}
 }
 
-// finish runs f, which lets open work end, and returns the status for the signal that asked for it.
-// Another signal does not wait any longer.
-func finish(first os.Signal, more <-chan os.Signal, f func()) error {
+// finish runs f, which lets open work end until its ctx does, and returns the status for the signal that
+// asked for it. Another signal ends ctx, and f has only the time to say goodbye; whatever else f waits
+// for, the program ends.
+func finish(first os.Signal, more <-chan os.Signal, f func(ctx context.Context)) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
 	done := make(chan struct{})
-	go func() { f(); close(done) }()
-	select {
-	case <-done:
-		return silentExit(signalStatus(first))
-	case again := <-more:
-		return silentExit(signalStatus(again))
+	go func() { f(ctx); close(done) }()
+	limit := time.NewTimer(drainTime + closeTime)
+	defer limit.Stop()
+	last := first
+	for {
+		select {
+		case <-done:
+			return silentExit(signalStatus(last))
+		case <-limit.C:
+			return silentExit(signalStatus(last))
+		case again := <-more:
+			if ctx.Err() != nil {
+				return silentExit(signalStatus(again))
+			}
+			last = again
+			cancel()
+			limit.Reset(goodbyeTime)
+		}
 	}
 }
 
