@@ -26,7 +26,70 @@ type client struct {
 	keeper   *keeper[*tunnel.Tunnel]
 	forwards *forward.Forwarder
 	quietly  recent
-	said     atomic.Bool // that the server is away
+
+	up      atomic.Bool // it has been connected
+	absence absence
+}
+
+// An absence is since when there has been no connection, over all the tries to have one again, be it the
+// tunnel that makes them or, when that is lost, the keeper. It is the zero value while there is one.
+type absence struct {
+	mu sync.Mutex
+	absent
+}
+
+type absent struct {
+	since  time.Time
+	reason string // why the last try failed
+	tries  int
+	next   time.Time // zero: now
+	open   int       // connections in the tunnel, the last time somebody looked
+	said   bool      // to a person
+}
+
+// begin notes that there is no connection now, if that is news, and how many wait for one.
+func (a *absence) begin(open int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.since.IsZero() {
+		a.absent = absent{since: time.Now()}
+	}
+	a.next, a.open = time.Time{}, open
+}
+
+// failed notes that a further try did not get through, and returns how long it has been. It is not ok if
+// there has been a connection since.
+func (a *absence) failed(reason string, next time.Duration) (away time.Duration, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.since.IsZero() {
+		return 0, false
+	}
+	a.reason, a.next = reason, time.Now().Add(next)
+	a.tries++
+	return time.Since(a.since), true
+}
+
+// speak notes that a person has been told.
+func (a *absence) speak() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.said = !a.since.IsZero()
+}
+
+func (a *absence) get() absent {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.absent
+}
+
+// end returns what there was.
+func (a *absence) end() absent {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	was := a.absent
+	a.absent = absent{}
+	return was
 }
 
 func (a *app) clientCommand() *cobra.Command {
@@ -106,7 +169,13 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 	defer stopHangups()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-
+	retry := make(chan struct{})
+	c.keeper = &keeper[*tunnel.Tunnel]{
+		dial: c.conn.dial, final: isFinal, retry: retry, backoff: tunnel.Backoff,
+		lost: c.sayGone, failed: c.sayFailed, back: c.sayBack,
+	}
+	c.forwards = &forward.Forwarder{Dialer: c.keeper, Events: c.sayEvent}
+	c.absence.begin(0)
 	var interrupt endCatcher
 	tun, err := interrupt.first(ctx, ends, func(ctx context.Context) (*tunnel.Tunnel, error) {
 		if !wait { // whoever waits for an answer reads why at the end
@@ -123,17 +192,13 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 		return c.conn.explain(err)
 	}
 
-	retry := make(chan struct{})
-	c.keeper = &keeper[*tunnel.Tunnel]{
-		dial: c.conn.dial, final: isFinal, retry: retry, backoff: tunnel.Backoff,
-		lost: c.sayGone, failed: c.sayFailed, back: c.sayBack,
-	}
-	c.forwards = &forward.Forwarder{Dialer: c.keeper, Events: c.sayEvent}
 	listeners, err := c.listen(locals)
 	if err != nil {
 		tun.Close()
 		return err
 	}
+	c.absence.end()
+	c.up.Store(true)
 	c.sayReady(tun, listeners)
 	start := time.Now()
 	defer c.dumpOnSignal(c.counters)()
@@ -283,18 +348,24 @@ func (c *client) watch(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		away := false
-		for up := true; up; {
+		for away, up := false, true; up; {
 			st, changed := tun.Status()
+			select {
+			case <-tun.Done(): // the rest is the keeper's to tell
+				up = false
+				continue
+			default:
+			}
 			switch {
 			case !st.Connected && st.Tries == 0:
 				c.sayLost(st.Err)
 				away = true
 			case !st.Connected:
-				c.sayFailed(st.Err, time.Since(st.Since), time.Until(st.Next))
+				c.absence.begin(c.inTunnel())
+				c.sayFailed(st.Err, 0, time.Until(st.Next))
 				away = true
 			case away:
-				c.sayBack(tun, st.Away, 0)
+				c.sayBack(tun, 0, 0)
 				away = false
 			}
 			select {
@@ -310,30 +381,44 @@ func (c *client) watch(ctx context.Context) {
 
 // sayLost says that there is no connection. What is open waits for the next one.
 func (c *client) sayLost(err error) {
-	c.ui.event("lost", map[string]any{"reason": visible(fmt.Sprint(err))})
+	open := c.inTunnel()
+	c.absence.begin(open)
+	c.ui.event("lost", map[string]any{"reason": visible(fmt.Sprint(err)), "waiting": open})
 	if !c.screen() {
-		c.log.Info("connection lost", "server", c.server.String(), "err", err)
+		c.log.Info("connection lost", "server", c.server.String(), "waiting", open, "err", err)
 	}
 }
 
-// sayGone says that the tunnel is over, and with it what was open in it.
+// inTunnel is how many connections are open in the tunnel, which those that wait for one are not.
+func (c *client) inTunnel() int {
+	s := c.forwards.Stats()
+	return max(0, s.Open-s.Waiting)
+}
+
+// sayGone says that the tunnel is over, and with it what was open in it. Some of that may be closed by
+// now, and was not when the connection was lost.
 func (c *client) sayGone(tun *tunnel.Tunnel) {
-	err, open := tun.Err(), c.forwards.Stats().Open
+	err, open := tun.Err(), max(c.absence.get().open, c.inTunnel())
+	c.absence.begin(open)
 	c.ui.event("session_lost", map[string]any{"reason": visible(fmt.Sprint(err)), "open": open})
 	switch {
 	case !c.screen():
 		c.log.Warn("session lost", "server", c.server.String(), "open", open, "err", err)
 	case open > 0:
+		c.absence.speak()
 		c.ui.warnf("%s cannot go on with %s: reset.", c.server.name(), count(open, "open connection"))
 	}
 }
 
-func (c *client) sayFailed(err error, away, next time.Duration) {
-	waiting := 0
-	if c.forwards != nil {
-		waiting = c.forwards.Stats().Open
-	}
+// sayFailed says that a try did not get through: the first of all, the tunnel's, or the keeper's. How long
+// each of them has been trying is not the point.
+func (c *client) sayFailed(err error, _, next time.Duration) {
+	waiting := c.forwards.Stats().Open
 	why := asFailure(c.conn.explain(err)).text
+	away, ok := c.absence.failed(why, next)
+	if !ok { // finding out why took so long
+		return
+	}
 	c.ui.event("retry", map[string]any{
 		"reason": why, "away_s": away.Seconds(), "next_s": next.Seconds(), "waiting": waiting,
 	})
@@ -341,12 +426,12 @@ func (c *client) sayFailed(err error, away, next time.Duration) {
 		c.log.Warn("cannot connect", "reason", why, "away", away.Round(time.Millisecond), "next", next.Round(time.Millisecond), "waiting", waiting)
 		return
 	}
-	if away+next < time.Second && c.forwards != nil {
+	if away+next < time.Second && c.up.Load() {
 		return // over before anybody has read it
 	}
-	c.said.Store(true)
+	c.absence.speak()
 	line := fmt.Sprintf("%s has not answered for %s.", c.server.name(), formatDuration(away))
-	if c.forwards == nil {
+	if !c.up.Load() {
 		line = why + "."
 	}
 	if waiting > 0 {
@@ -356,18 +441,19 @@ func (c *client) sayFailed(err error, away, next time.Duration) {
 		}
 		line += fmt.Sprintf(" %s %s waiting.", count(waiting, "connection"), verb)
 	}
-	c.ui.updatef("%s Next try in %s.", line, formatDuration(next))
+	c.ui.updatef("%s Next try in %s.", line, formatDuration(max(0, next)))
 }
 
-func (c *client) sayBack(tun *tunnel.Tunnel, away time.Duration, tries int) {
-	c.ui.event("back", map[string]any{"away_s": away.Seconds(), "tries": tries})
-	if c.screen() {
-		if !c.said.Swap(false) {
-			return
-		}
+// sayBack says that there is a connection again, by the tunnel's doing or the keeper's.
+func (c *client) sayBack(*tunnel.Tunnel, time.Duration, int) {
+	was := c.absence.end()
+	away := time.Since(was.since)
+	c.ui.event("back", map[string]any{"away_s": away.Seconds(), "tries": was.tries + 1})
+	switch {
+	case !c.screen():
+		c.log.Info("connected again", "server", c.server.String(), "away", away.Round(time.Millisecond), "tries", was.tries+1)
+	case was.said:
 		c.ui.okf("%s is back after %s.", c.server.name(), formatDuration(away))
-	} else {
-		c.log.Info("connected again", "server", c.server.String(), "away", away.Round(time.Millisecond), "tries", tries)
 	}
 }
 
