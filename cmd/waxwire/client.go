@@ -23,12 +23,14 @@ type client struct {
 	*app
 	server   server
 	conn     *connector
+	process  processReport
 	keeper   *keeper[*tunnel.Tunnel]
 	forwards *forward.Forwarder
 	quietly  recent
 
-	up      atomic.Bool // it has been connected
-	absence absence
+	up        atomic.Bool // it has been connected
+	listeners atomic.Pointer[[]*forward.Listener]
+	absence   absence
 }
 
 // An absence is since when there has been no connection, over all the tries to have one again, be it the
@@ -130,7 +132,9 @@ BIND is 127.0.0.1 unless written; PORT 0 takes any port that is free.`,
 				return err
 			}
 			defer id.Wipe()
-			c := &client{app: a, server: srv, conn: &connector{app: a, server: srv, id: id, timeout: timeout}}
+			c := &client{
+				app: a, server: srv, conn: &connector{app: a, server: srv, id: id, timeout: timeout}, process: newProcess(),
+			}
 			return c.run(specs, wait)
 		},
 	}
@@ -175,6 +179,12 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 		lost: c.sayGone, failed: c.sayFailed, back: c.sayBack,
 	}
 	c.forwards = &forward.Forwarder{Dialer: c.keeper, Events: c.sayEvent}
+	ctl, err := c.openControl(c.report, clientControls()...)
+	if err != nil {
+		return err
+	}
+	defer ctl.Close()
+
 	c.absence.begin(0)
 	var interrupt endCatcher
 	tun, err := interrupt.first(ctx, ends, func(ctx context.Context) (*tunnel.Tunnel, error) {
@@ -197,6 +207,7 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 		tun.Close()
 		return err
 	}
+	c.listeners.Store(&listeners)
 	c.absence.end()
 	c.up.Store(true)
 	c.sayReady(tun, listeners)

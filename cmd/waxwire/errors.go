@@ -60,6 +60,8 @@ const (
 	codeNoSuchRule code = "no_such_permission"
 	codeDemo       code = "demo_failed"
 	codeBench      code = "bench_failed"
+	codeRunning    code = "already_running"
+	codeNotRunning code = "not_running"
 )
 
 // The catalogue: what a kind of failure means to a script. retry says whether the same command may
@@ -107,6 +109,8 @@ var catalogue = map[code]struct {
 	codeNoSuchRule: {exitFailure, false},
 	codeDemo:       {exitFailure, false},
 	codeBench:      {exitFailure, true},
+	codeRunning:    {exitFailure, false},
+	codeNotRunning: {exitFailure, false},
 }
 
 // A failure is an error as its user meets it: "waxwire: WHAT: WHY" and at most four lines that say

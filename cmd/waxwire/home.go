@@ -9,8 +9,9 @@ import (
 
 // A home is where an installation keeps its files.
 type home struct {
-	data string // identity.key and peers/
-	flag bool   // --home or WAXWIRE_HOME said so
+	data string   // identity.key and peers/
+	run  []string // where control sockets are: made in the first, looked for in all
+	flag bool     // --home or WAXWIRE_HOME said so
 }
 
 func (h home) identity() string { return filepath.Join(h.data, "identity.key") }
@@ -27,21 +28,47 @@ func findHome(flag string, getenv func(string) string) (home, error) {
 		if err != nil {
 			return home{}, fail(codeUsage, err, "cannot find the folder that --home names")
 		}
-		return home{data: abs, flag: true}, nil
+		return home{data: abs, run: []string{abs}, flag: true}, nil
 	}
+	data, err := dataFolder(getenv)
+	if err != nil {
+		return home{}, err
+	}
+	return home{data: data, run: runFolders(data, getenv)}, nil
+}
+
+func dataFolder(getenv func(string) string) (string, error) {
 	if dir := getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) { // the specification has others ignored
-		return home{data: filepath.Join(dir, "waxwire")}, nil
+		return filepath.Join(dir, "waxwire"), nil
 	}
 	if runtime.GOOS == "windows" {
 		if dir := getenv("LocalAppData"); dir != "" {
-			return home{data: filepath.Join(dir, "waxwire")}, nil
+			return filepath.Join(dir, "waxwire"), nil
 		}
 	}
 	if dir := getenv("HOME"); filepath.IsAbs(dir) {
-		return home{data: filepath.Join(dir, ".local", "share", "waxwire")}, nil
+		return filepath.Join(dir, ".local", "share", "waxwire"), nil
 	}
-	return home{}, fail(codeUsage, nil, "there is no home folder to keep files in",
+	return "", fail(codeUsage, nil, "there is no home folder to keep files in",
 		"Name one with --home DIR or WAXWIRE_HOME.")
+}
+
+// runFolders are where the control sockets of a home without a flag are. XDG_RUNTIME_DIR goes with a
+// login, and what runs outside of one has the state folder: whoever looks, looks in both.
+func runFolders(data string, getenv func(string) string) []string {
+	var dirs []string
+	if dir := getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		dirs = append(dirs, filepath.Join(dir, "waxwire"))
+	}
+	switch state, h := getenv("XDG_STATE_HOME"), getenv("HOME"); {
+	case filepath.IsAbs(state):
+		dirs = append(dirs, filepath.Join(state, "waxwire"))
+	case runtime.GOOS != "windows" && filepath.IsAbs(h):
+		dirs = append(dirs, filepath.Join(h, ".local", "state", "waxwire"))
+	default:
+		dirs = append(dirs, data)
+	}
+	return dirs
 }
 
 // shorten writes a path as the user would: ~ for the home folder.

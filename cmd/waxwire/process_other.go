@@ -3,7 +3,9 @@
 package main
 
 import (
+	"errors"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -24,3 +26,12 @@ func deviceAndInode(*os.File) (dev, ino uint64, ok bool) { return 0, 0, false }
 func othersCanRead(os.FileInfo) bool { return false }
 
 func cpuTime() time.Duration { return 0 }
+
+// checkControlDir leaves it to the system: a user's folders are that user's.
+func checkControlDir(dir string) error {
+	_, err := os.Stat(dir)
+	return err
+}
+
+// isRefused says whether nobody is there.
+func isRefused(err error) bool { return errors.Is(err, syscall.Errno(10061)) } // WSAECONNREFUSED

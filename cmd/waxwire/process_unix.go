@@ -3,6 +3,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -61,3 +63,24 @@ func cpuTime() time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// checkControlDir says why a folder is no place for a control socket: others could put theirs there.
+func checkControlDir(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.IsDir():
+		return fmt.Errorf("%s is not a folder", dir)
+	case info.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("%s can be written by other users (%04o)", dir, info.Mode().Perm())
+	case ok && os.Geteuid() != 0 && int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("%s belongs to another user (uid %d)", dir, st.Uid)
+	}
+	return nil
+}
+
+// isRefused says whether nobody is there.
+func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }

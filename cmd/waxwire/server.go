@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -127,6 +128,20 @@ func (a *app) runServer(f serverFlags) error {
 		Identity: id, Peers: peersWithDefault{dir, allow}, Path: f.path,
 		Hosts: f.hosts, Origins: f.origins, TrustedProxies: proxies, Logger: a.log,
 	}
+	var stopping atomic.Bool
+	about := serverReport{processReport: newProcess(), PublicKey: id.Public().String(), Listening: []string{}}
+	for _, l := range listenings {
+		about.Listening = append(about.Listening, l.url)
+	}
+	ctl, err := a.openControl(func() statusReply {
+		r := about
+		r.Stopping, r.Enrolled, r.Peers = stopping.Load(), len(dir.List()), reportPeers(srv.Tunnels())
+		return statusReply{Server: &r}
+	}, controlServer)
+	if err != nil {
+		return err
+	}
+	defer ctl.Close()
 	ends, stop := catchEnd()
 	defer stop()
 	hangups, stopHangups := catchHangup()
@@ -156,6 +171,7 @@ func (a *app) runServer(f serverFlags) error {
 	// New clients are told to come back later, and those that lose their connection meanwhile can go on
 	// with what they have open: it listens until that is done.
 	end := func(drain context.Context) {
+		stopping.Store(true)
 		ready.set(false)
 		srv.Shutdown(drain)
 		hs.Close()
