@@ -18,7 +18,8 @@ import (
 //
 // When Dial returns, the server has proved its key and this end has sent its proof. Errors:
 // [*RefusedError] is the server's own word; [ErrNotFound], [ErrAnswer] and [*AnswerError] are answers
-// that nobody vouches for; anything else is the network's.
+// that nobody vouches for; anything else is the network's. With Alternates they come in a [*DialError],
+// which is about the last URL that was tried.
 func Dial(ctx context.Context, url string, cfg *Config) (*Tunnel, error) {
 	d, err := newDialer(url, cfg)
 	if err != nil {
@@ -111,11 +112,7 @@ func (d *dialer) first(ctx context.Context, request []byte) (conn *secure.Conn, 
 // first record, by [dialer.start], comes next. PROTOCOL.md §2. After a failure it is the next URL's turn.
 func (d *dialer) dial(ctx context.Context, request []byte) (conn *secure.Conn, e *secure.Established, err error) {
 	cfg, target := d.cfg, d.urls[d.at]
-	defer func() {
-		if err != nil {
-			d.at = (d.at + 1) % len(d.urls)
-		}
-	}()
+	defer func() { err = d.next(err) }()
 	ctx, cancel := context.WithTimeout(ctx, cfg.handshakeTimeout())
 	defer cancel()
 
@@ -151,7 +148,17 @@ func (d *dialer) dial(ctx context.Context, request []byte) (conn *secure.Conn, e
 func (d *dialer) start(ctx context.Context, conn *secure.Conn, first []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.handshakeTimeout())
 	defer cancel()
-	return publicError(conn.Start(ctx, first))
+	return d.next(publicError(conn.Start(ctx, first)))
+}
+
+// next makes it the next URL's turn after an error, which it gives the name of this one.
+func (d *dialer) next(err error) error {
+	if err == nil || len(d.urls) == 1 {
+		return err
+	}
+	err = &DialError{URL: d.urls[d.at], Err: err}
+	d.at = (d.at + 1) % len(d.urls)
+	return err
 }
 
 // answerError makes an error of any answer but a good 101.

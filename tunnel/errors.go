@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"waxwire.example/waxwire/tunnel/internal/message"
@@ -144,11 +145,26 @@ type AnswerError struct {
 
 func (e *AnswerError) Error() string { return fmt.Sprintf("tunnel: the server answered %q", e.Text) }
 
+// A DialError says which URL of a server an error is about, if there are [Config.Alternates].
+type DialError struct {
+	URL string
+	Err error
+}
+
+func (e *DialError) Error() string {
+	return "tunnel: " + e.URL + ": " + strings.TrimPrefix(e.Err.Error(), "tunnel: ")
+}
+func (e *DialError) Unwrap() error { return e.Err }
+
 // publicError turns an error of a layer below into this package's.
 func publicError(err error) error {
 	var closed *message.CloseError
 	var stream *mux.StreamError
 	var refused *secure.RefusedError
+	switch err.(type) {
+	case *RefusedError, *DialError: // from a try to resume
+		return err
+	}
 	switch {
 	case err == nil, err == io.EOF, err == context.Canceled, err == context.DeadlineExceeded,
 		errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, io.ErrUnexpectedEOF):

@@ -89,9 +89,10 @@ func (t *Tunnel) keepConnected(d *dialer, lost <-chan detachment) {
 // reconnect tries until the session has a connection again. An error is final.
 func (t *Tunnel) reconnect(ctx context.Context, d *dialer, host *hostWatch, why error, tries *int) error {
 	since := time.Now()
+	why = publicError(why)
 	for {
 		wait := max(Backoff(*tries), RetryAfter(why))
-		t.status.set(Status{Since: since, Err: publicError(why), Tries: *tries, Next: time.Now().Add(wait)})
+		t.status.set(Status{Since: since, Err: why, Tries: *tries, Next: time.Now().Add(wait)})
 		if !t.pause(ctx, host, wait) {
 			return ctx.Err()
 		}
