@@ -105,8 +105,10 @@ func (a *app) clientCommand() *cobra.Command {
 		Use:   "client SERVER --server-key wax1... -L SPEC...",
 		Short: "Hold forwards to a server",
 		Long: `Hold forwards to a server: what connects to a port or unix socket here is connected to one that the
-server reaches. Ports open once the server is there; when it is lost for a while, new connections
-wait for it, and it is dialled again until it is back.
+server reaches. Ports open once the server is there. When it is lost for a while it is dialled again until
+it is back: what is open goes on where it was, new connections wait for it.
+
+SERVER is a URL, or several of one server with commas between them: where one fails, the next has its turn.
 
 A SPEC is [BIND:]PORT:HOST:PORT, [BIND:]PORT:/path.sock, /path.sock:HOST:PORT or /path.sock:/path.sock.
 BIND is 127.0.0.1 unless written; PORT 0 takes any port that is free.`,

@@ -16,16 +16,17 @@ type connector struct {
 	app     *app
 	server  server
 	id      *keys.Identity
-	timeout time.Duration // of one try
+	timeout time.Duration // of one try, of each URL
 }
 
 // dial makes one try. When it returns, the other end has answered a ping: it has taken this end for
 // what it is, and the round trip is known.
 func (c *connector) dial(ctx context.Context) (*tunnel.Tunnel, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout*time.Duration(1+len(c.server.others)))
 	defer cancel()
 	tun, err := tunnel.Dial(ctx, c.server.String(), &tunnel.Config{
-		Identity: c.id, ServerKey: c.server.key, HandshakeTimeout: c.timeout, Logger: c.app.log,
+		Identity: c.id, ServerKey: c.server.key, Alternates: c.server.alternates(),
+		HandshakeTimeout: c.timeout, Logger: c.app.log,
 	})
 	if err != nil {
 		return nil, err
@@ -116,7 +117,7 @@ func (c *connector) explain(err error) error {
 		}
 		return fail(codeUnreachable, err, text)
 	}
-	return explainDial(err, c.server, c.id.Public())
+	return explainDial(err, c.server.of(err), c.id.Public())
 }
 
 // openClientIdentity loads this end's identity, or makes one and says what to do with it.

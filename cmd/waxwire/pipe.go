@@ -22,7 +22,8 @@ func (a *app) pipeCommand() *cobra.Command {
 		Use:   "pipe SERVER --server-key wax1... HOST:PORT",
 		Short: "Connect stdin and stdout to a port or socket that the server reaches",
 		Long: `Connect standard input and output to a port or unix socket that the server reaches. The end of the
-input is passed on, and the program goes on until the other side has ended too.`,
+input is passed on, and the program goes on until the other side has ended too. A lost connection to the
+server is a pause. SERVER is a URL, or several of one server with commas between them.`,
 		Example: `  ssh -o ProxyCommand='waxwire pipe wss://relay.example.net/wax --server-key wax1... %h:%p' me@db.internal
   waxwire pipe ws://127.0.0.1:8443/wax --server-key wax1... localhost:6379
   waxwire pipe ws://127.0.0.1:8443/wax --server-key wax1... /run/app.sock`,

@@ -126,7 +126,7 @@ func reportPeers(tunnels []*tunnel.Tunnel) []peerReport {
 // report is what the client says of itself.
 func (c *client) report() statusReply {
 	r := clientReport{
-		processReport: c.process, Server: c.server.String(), Alternates: []string{}, Name: c.server.name(),
+		processReport: c.process, Server: c.server.String(), Alternates: c.server.alternates(), Name: c.server.name(),
 		Ready: c.up.Load(), Forwards: []forwardReport{},
 	}
 	away := c.absence.get()

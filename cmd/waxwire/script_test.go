@@ -296,6 +296,8 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 			io.WriteString(c, "hello\n")
 			io.Copy(io.Discard, c)
 		})
+	case "silent": // takes what comes and says nothing
+		go eachConn(l, func(c net.Conn) { io.Copy(io.Discard, c) })
 	case "talk": // says hello and sends back what it gets as it comes
 		go eachConn(l, func(c net.Conn) {
 			io.WriteString(c, "hello\n")

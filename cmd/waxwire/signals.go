@@ -93,7 +93,7 @@ func finish(first os.Signal, more <-chan os.Signal, f func(ctx context.Context))
 		case <-limit.C:
 			return silentExit(signalStatus(last))
 		case again := <-more:
-			if last != first || ctx.Err() != nil {
+			if ctx.Err() != nil {
 				return silentExit(signalStatus(again))
 			}
 			last = again
