@@ -175,11 +175,31 @@ func (c *cell) present(secrets []secret, i int) bool {
 	case "canary", "passphrase":
 		return true
 	case "ts", "key", "iv":
-		return c.path.stage != hello && !c.superseded(secrets, s)
+		return c.path.stage != hello && !c.superseded(secrets, s) && (c.path.stage != resumed || c.latest(secrets, s))
 	case "ephemeral", "mlkem-seed":
 		return c.path.stage == hello
 	case "ck", "handshake-key":
 		return c.path.stage == hello && lastOfName()
+	}
+	return false
+}
+
+// latest says whether a secret is of the connection that was made last: its directions have the last two
+// traffic secrets. PROTOCOL.md §3.
+func (c *cell) latest(secrets []secret, s secret) bool {
+	directions := 0
+	for _, ts := range slices.Backward(secrets) {
+		if ts.name != "ts" || directions == 2 {
+			continue
+		}
+		directions++
+		for _, of := range [][]byte{
+			ts.bytes, expand1(ts.bytes, "waxwire/1 key", byte(c.suite)), expand1(ts.bytes, "waxwire/1 iv", byte(c.suite))[:12],
+		} {
+			if bytes.Equal(s.bytes, of) {
+				return true
+			}
+		}
 	}
 	return false
 }

@@ -37,6 +37,7 @@ const (
 	connected   stage = iota // the keys of the records, and nothing of the handshake
 	hello                    // the client's handshake, which waits for its answer
 	handshaking              // the keys of the records at one end, those of the handshake at the other
+	resumed                  // the keys of the latest connection, and of none before it
 	resting                  // there is no connection
 )
 
@@ -117,6 +118,8 @@ var erasurePaths = []erasurePath{
 	{name: "tunnel: peer removed", run: tunnelPath(func(c *child, _, _ *tunnel.Tunnel) { c.check(c.h.peers.Remove("laptop")) }),
 		server: func(s *tunnel.Server) { s.SetTiming(secure.Timing{}, 20*time.Millisecond) }},
 	{name: "tunnel: after four rekeys", run: rekeyed},
+	{name: "tunnel: resumed twice", stage: resumed, run: resumedTwice,
+		server: func(s *tunnel.Server) { s.ResumeFor = time.Minute }},
 	{name: "tunnel: forwarded port", run: forwarded},
 
 	{name: "handshake: wrong server key", stage: hello, run: dialPath(tunneltest.ToServer, func(c *child, d *dialling) {
@@ -366,6 +369,24 @@ func rekeyed(c *child) {
 		c.check(client.Rekey())
 		c.check(server.Rekey())
 		c.talk(stream, 6)
+	}
+	c.live()
+	client.Close()
+	c.wait(client, server)
+}
+
+// resumedTwice: a session outlives its connections, their keys do not. While it is up, only those of the
+// latest connection are found.
+func resumedTwice(c *child) {
+	tcp := c.wire()
+	client, server, stream := c.tunnels()
+	for n := range uint64(2) {
+		tcp().SetLinger(0)
+		tcp().Close()
+		c.talk(stream, 6)
+		if resumes := [2]uint64{client.Stats().Resumes, server.Stats().Resumes}; resumes != [2]uint64{n + 1, n + 1} {
+			c.Fatalf("the ends have resumed %d times, want %d", resumes, n+1)
+		}
 	}
 	c.live()
 	client.Close()
