@@ -5,7 +5,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -284,6 +283,9 @@ func TestProxyBreaksFraming(t *testing.T) {
 		harm.Store(true)
 		client.Ping(t.Context()) // makes a record, which the harm comes after
 		eventually(t, fmt.Sprintf("resumed %d times", n+1), func() bool { return client.Stats().Resumes == n+1 })
+		if harm.Load() {
+			t.Error("it was lost before the harm was done")
+		}
 	}
 	for _, way := range [][2]*tunnel.Stream{{a, b}, {b, a}} {
 		if _, err := way[0].Write([]byte("still here")); err != nil {
@@ -293,8 +295,5 @@ func TestProxyBreaksFraming(t *testing.T) {
 		if _, err := io.ReadFull(way[1], got); err != nil || string(got) != "still here" {
 			t.Fatalf("got %q, %v", got, err)
 		}
-	}
-	if bad := strings.Count(h.log.String(), tunnel.ErrRecord.Error()); bad != 5 {
-		t.Errorf("the server saw %d bad records, want 5: the harm was not done", bad)
 	}
 }
