@@ -162,7 +162,7 @@ func publicError(err error) error {
 	var stream *mux.StreamError
 	var refused *secure.RefusedError
 	switch err.(type) {
-	case *RefusedError, *DialError: // from a try to resume
+	case *RefusedError, *DialError, *CloseError: // is one already: from a try to resume, or from Tunnel.Err
 		return err
 	}
 	switch {
