@@ -82,8 +82,6 @@ func (c *handConn) isOver() bool {
 // segmentOf is a segment as it arrives.
 func segmentOf(typ byte, rest ...byte) []byte { return append([]byte{typ}, rest...) }
 
-func fromSegment(n uint64) []byte { return binary.BigEndian.AppendUint64([]byte{segmentFrom}, n) }
-
 // attachNext gives the session another connection as a server does.
 func attachNext(t *testing.T, s *Session, received uint64) (c *handConn, taken bool) {
 	t.Helper()
