@@ -162,10 +162,12 @@ func publicError(err error) error {
 	var stream *mux.StreamError
 	var refused *secure.RefusedError
 	switch err.(type) {
-	case *RefusedError, *DialError, *CloseError: // is one already: from a try to resume, or from Tunnel.Err
+	case *CloseError, *StreamError, *RefusedError, *AnswerError, *DialError: // it is one: from a try to resume, or from Tunnel.Err
 		return err
 	}
 	switch {
+	case err == ErrTruncated, err == ErrRecord, err == ErrNotFound, err == ErrAnswer:
+		return err
 	case err == nil, err == io.EOF, err == context.Canceled, err == context.DeadlineExceeded,
 		errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, io.ErrUnexpectedEOF):
 		return err
