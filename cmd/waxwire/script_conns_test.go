@@ -2,10 +2,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"regexp"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -55,6 +58,32 @@ func cmdSay(ts *testscript.TestScript, neg bool, args []string) {
 	_, err := io.WriteString(c, args[1]+"\n")
 	ts.Check(err)
 	wantRead(ts, c, args[1]+"\n")
+}
+
+// crowd NAME N ADDR: so many, NAME0 and so on.
+func cmdCrowd(ts *testscript.TestScript, neg bool, args []string) {
+	noNeg(ts, neg)
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	for i := range n {
+		cmdOpen(ts, false, []string{fmt.Sprint(args[0], i), args[2]})
+	}
+}
+
+// disperse NAME N: of the crowd the first N say something and finish, the others are cut off.
+func cmdDisperse(ts *testscript.TestScript, neg bool, args []string) {
+	noNeg(ts, neg)
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	for i := 0; stateOf(ts).conns[fmt.Sprint(args[0], i)] != nil; i++ {
+		name := fmt.Sprint(args[0], i)
+		if i >= n {
+			cmdCutOff(ts, false, []string{name})
+			continue
+		}
+		cmdSay(ts, false, []string{name, strings.Repeat(name, 1000)})
+		cmdFinish(ts, false, []string{name})
+	}
 }
 
 // drink NAME: what a big target sends is there to the last byte, and then its end.

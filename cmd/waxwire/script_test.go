@@ -71,6 +71,8 @@ func TestScript(t *testing.T) {
 			"finish":  cmdFinish,
 			"cutoff":  cmdCutOff,
 
+			"crowd":      cmdCrowd,
+			"disperse":   cmdDisperse,
 			"eventually": cmdEventually,
 			"limits":     cmdLimits,
 			"gencert":    cmdGenCert,
@@ -184,7 +186,7 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(p.cmd.Process.Signal(sig))
 }
 
-// ended NAME CODE [WITHIN]: waits for its end, WITHIN so long of the last signal; stdout and stderr are in
+// ended NAME CODE [WITHIN [AFTER]]: waits for its end, so long after the last signal and not before; stdout and stderr are in
 // NAME.out and NAME.err.
 func cmdEnded(ts *testscript.TestScript, neg bool, args []string) {
 	noNeg(ts, neg)
@@ -197,11 +199,11 @@ func cmdEnded(ts *testscript.TestScript, neg bool, args []string) {
 	if got := strconv.Itoa(p.cmd.ProcessState.ExitCode()); got != args[1] {
 		ts.Fatalf("%s: exit status %s, want %s; its stderr:\n%s", args[0], got, args[1], ts.ReadFile(args[0]+".err"))
 	}
-	if len(args) > 2 {
-		within, err := time.ParseDuration(args[2])
+	for i, text := range args[2:] {
+		bound, err := time.ParseDuration(text)
 		ts.Check(err)
-		if took := p.ended.Sub(p.asked); took > within {
-			ts.Fatalf("%s took %v to end, want %v at most", args[0], took, within)
+		if took := p.ended.Sub(p.asked); (took > bound) == (i == 0) {
+			ts.Fatalf("%s took %v to end, want %v", args[0], took, args[2:])
 		}
 	}
 }
