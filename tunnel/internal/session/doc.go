@@ -19,6 +19,7 @@
 //	session.go  Session: reading, writing, one connection after another
 //	write.go    how segments get onto a connection
 //	close.go    how a session ends
+//	fault_*.go  builds for tests, which lose or double segments
 //
 // # Goroutines
 //

@@ -74,7 +74,9 @@ type Session struct {
 	cfg Config
 	max int // largest message, the same over every connection
 
-	current *link // of the reading goroutine only: what it reads from
+	// Of the reading goroutine only.
+	current *link // what it reads from
+	faults  faults
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when what somebody may wait for has changed
@@ -186,6 +188,11 @@ func (s *Session) broadcastLocked() {
 // ReadMessage returns the frames of the next segment, valid until the next call. It waits while there
 // is no connection.
 func (s *Session) ReadMessage(ctx context.Context) ([]byte, error) {
+	if faulty {
+		if body := s.faults.again(); body != nil {
+			return body, nil
+		}
+	}
 	for {
 		if s.current == nil {
 			l, err := s.nextLink(ctx)
@@ -270,6 +277,9 @@ func (s *Session) take(l *link, m []byte) (frames []byte, broken string) {
 		case s.gotEnd && l.skip == 0:
 			return nil, "segment after END"
 		case s.countLocked(l, len(m)):
+			if faulty {
+				body = s.faults.spoil(s.received, body)
+			}
 			return body, ""
 		}
 	case segmentEnd:
