@@ -81,6 +81,13 @@ func (w *Wire) WasCut() bool {
 	return w.cut
 }
 
+// Left says whether the end that reads a direction was closed by who has it.
+func (w *Wire) Left(d Direction) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ways[d].gone
+}
+
 // CutAfter cuts both directions once n bytes have been put on the wire in one, at once if they have.
 // These n arrive, even with [LossReset], and what else the Write had vanishes.
 func (w *Wire) CutAfter(d Direction, n int64, loss Loss) {
