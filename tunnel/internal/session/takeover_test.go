@@ -74,7 +74,10 @@ func TestKnownSegments(t *testing.T) {
 				t.Errorf("FROM %d: %q was delivered", number, got)
 			}
 			time.Sleep(time.Second)
-			b.want(short(from, 1), short(ack, 5))
+			// How many ACKs there are is a matter of when FROM had left.
+			if segments, acked := b.rest(); !slices.Equal(segments, []string{short(from, 1)}) || acked != 5 {
+				t.Errorf("FROM %d: got the segments %q and an ACK of %d", number, segments, acked)
+			}
 		})
 	}
 }
