@@ -140,13 +140,6 @@ func (l *wireLog) last() (*tunneltest.Wire, *quietConn) {
 	return l.wires[len(l.wires)-1], l.ends[len(l.ends)-1]
 }
 
-// count is how many wires there have been.
-func (l *wireLog) count() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.wires)
-}
-
 // A client comes back while the server still reads from its old connection, in which segments are held up
 // that come out later: before the new connection has the session, or after, or never. Exactly one owner
 // delivers at any time, and the old connection is ended within 100 ms of the takeover.

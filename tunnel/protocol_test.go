@@ -860,38 +860,81 @@ func (s *socket) streams(want string) error {
 
 func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
-// dialStranger connects to a server by the text alone, with the given session field.
+// dialStranger begins a session with a server by the text alone.
 func dialStranger(t *testing.T, address string, service string, server keys.PublicKey, static *ecdh.PrivateKey, mask byte) (*socket, [32]byte) {
+	t.Helper()
+	s, binding, answer := helloStranger(t, address, service, server, static, mask, []byte{0}, 4096).accepted(t)
+	if len(answer) != 33 || answer[0] != 0 || !bytes.Equal(answer[17:29], []byte{0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}) {
+		t.Fatalf("session answer %x", answer)
+	}
+	return s, binding
+}
+
+// A strangerHello is one that was sent, with its answer.
+type strangerHello struct {
+	conn    net.Conn
+	r       *bufio.Reader
+	resp    *http.Response
+	request string // as it was sent
+	noise   *noise
+	static  *ecdh.PrivateKey
+	e       *ecdh.PrivateKey
+	kem     *mlkem.DecapsulationKey768
+	mask    byte
+}
+
+// helloStranger asks a server for a connection by the text alone, with the given session field.
+func helloStranger(t *testing.T, address string, service string, server keys.PublicKey, static *ecdh.PrivateKey, mask byte, session []byte, max uint32) *strangerHello {
+	t.Helper()
+	h := &strangerHello{static: static, mask: mask}
+	h.e = must[*ecdh.PrivateKey](t)(ecdh.X25519().GenerateKey(rand.Reader))
+	h.kem = must[*mlkem.DecapsulationKey768](t)(mlkem.GenerateKey768())
+	h.noise = startNoise(service, server[:], nil)
+	noise1 := must[[]byte](t)(h.noise.writeNoise1(static, h.e, h.kem, server[:], fillPayload(384,
+		field{1, []byte{mask}}, field{3, binary.BigEndian.AppendUint32(nil, max)}, field{4, make([]byte, 16)}, // an invite to be ignored
+		field{5, []byte("ws://" + address + "/")}, field{6, session}, field{0x42, []byte("later")})))
+	h.request = fmt.Sprintf("GET / HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
+		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: waxwire.1\r\nCache-Control: no-cache\r\nWaxwire-Hello: %s\r\n\r\n",
+		address, b64(append([]byte{1}, noise1...)))
+	h.conn, h.r, h.resp = sendRequest(t, address, h.request)
+	return h
+}
+
+// sendRequest sends one over a connection of its own, and returns the answer.
+func sendRequest(t *testing.T, address, request string) (net.Conn, *bufio.Reader, *http.Response) {
 	t.Helper()
 	conn := must[net.Conn](t)(net.Dial("tcp", address))
 	t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(20 * time.Second))
-	e := must[*ecdh.PrivateKey](t)(ecdh.X25519().GenerateKey(rand.Reader))
-	kem := must[*mlkem.DecapsulationKey768](t)(mlkem.GenerateKey768())
-	s := startNoise(service, server[:], nil)
-	noise1 := must[[]byte](t)(s.writeNoise1(static, e, kem, server[:], fillPayload(384,
-		field{1, []byte{mask}}, field{3, []byte{0, 0, 0x10, 0}}, field{4, make([]byte, 16)}, // max 4096; an invite to be ignored
-		field{5, []byte("ws://" + address + "/")}, field{6, []byte{0}}, field{0x42, []byte("later")})))
-	fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
-		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: waxwire.1\r\nCache-Control: no-cache\r\nWaxwire-Hello: %s\r\n\r\n",
-		address, b64(append([]byte{1}, noise1...)))
+	io.WriteString(conn, request)
 	r := bufio.NewReader(conn)
-	resp := must[*http.Response](t)(http.ReadResponse(r, nil))
-	noise2 := must[[]byte](t)(base64.RawURLEncoding.DecodeString(resp.Header.Get("Waxwire-Hello")))
-	if resp.StatusCode != 101 || len(noise2) != 1280 || resp.Header.Get("Sec-WebSocket-Protocol") != "waxwire.1" {
-		t.Fatalf("answer %s, %v", resp.Status, resp.Header)
+	return conn, r, must[*http.Response](t)(http.ReadResponse(r, nil))
+}
+
+// accepted finishes the handshake after a 101, and returns the session field of the answer.
+func (h *strangerHello) accepted(t *testing.T) (s *socket, binding [32]byte, answer []byte) {
+	t.Helper()
+	noise2 := must[[]byte](t)(base64.RawURLEncoding.DecodeString(h.resp.Header.Get("Waxwire-Hello")))
+	if h.resp.StatusCode != 101 || len(noise2) != 1280 || h.resp.Header.Get("Sec-WebSocket-Protocol") != "waxwire.1" {
+		t.Fatalf("answer %s, %v", h.resp.Status, h.resp.Header)
 	}
-	fields := readPayload(t, must[[]byte](t)(s.readNoise2(static, e, kem, noise2)))
-	answer := fields[6]
-	if len(answer) != 33 || answer[0] != 0 || !bytes.Equal(answer[17:29], []byte{0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}) {
-		t.Fatalf("session answer %x", answer)
-	}
+	fields := readPayload(t, must[[]byte](t)(h.noise.readNoise2(h.static, h.e, h.kem, noise2)))
 	suite := fields[2][0]
-	if mask&suite == 0 {
-		t.Fatalf("suite %d of the mask %x", suite, mask)
+	if h.mask&suite == 0 {
+		t.Fatalf("suite %d of the mask %x", suite, h.mask)
 	}
-	c2s, s2c := s.split(suite)
-	return &socket{Conn: conn, r: r, client: true, out: c2s, in: s2c}, [32]byte(s.h)
+	c2s, s2c := h.noise.split(suite)
+	return &socket{Conn: h.conn, r: h.r, client: true, out: c2s, in: s2c}, [32]byte(h.noise.h), fields[6]
+}
+
+// refused opens a sealed refusal, and returns its reason.
+func (h *strangerHello) refused(t *testing.T) byte {
+	t.Helper()
+	noise2 := must[[]byte](t)(base64.RawURLEncoding.DecodeString(h.resp.Header.Get("Waxwire-Hello")))
+	if h.resp.StatusCode != 404 || len(noise2) != 1280 {
+		t.Fatalf("answer %s, %v", h.resp.Status, h.resp.Header)
+	}
+	return readPayload(t, must[[]byte](t)(h.noise.readNoise2(h.static, h.e, h.kem, noise2)))[8][0]
 }
 
 func strangerServer(t *testing.T, peer *ecdh.PrivateKey) (server *tunnel.Server, address string, id keys.PublicKey) {
