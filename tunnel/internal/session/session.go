@@ -341,9 +341,12 @@ func (s *Session) countLocked(l *link, n int) bool {
 // readFailed notes that a connection has ended, and decides what that means for the session.
 func (s *Session) readFailed(l *link, err error) {
 	s.mu.Lock()
-	if s.link != l {
+	if s.link != l { // it was taken over
+		if tampered(err) {
+			s.bad++
+		}
 		s.mu.Unlock()
-		return // it was taken over
+		return
 	}
 	s.link, s.since = nil, time.Now()
 	if final, clean := s.verdictLocked(err); final != nil {
@@ -375,8 +378,7 @@ func (s *Session) verdictLocked(err error) (final error, clean bool) {
 		return closed, false
 	case errors.Is(err, message.ErrRule):
 		return err, false
-	case errors.Is(err, message.ErrFraming): // no record does that, so that replaying it need not do it again
-	case errors.Is(err, message.ErrRecord):
+	case tampered(err):
 		if s.bad++; s.bad >= maxBadRecords {
 			return lost("every connection is tampered with"), false
 		}
@@ -390,6 +392,12 @@ func (s *Session) verdictLocked(err error) (final error, clean bool) {
 		return err, false
 	}
 	return nil, false
+}
+
+// tampered says whether a connection has ended because a record did not open. Broken framing does not count:
+// no record does that, so that replaying it need not do it again.
+func tampered(err error) bool {
+	return errors.Is(err, message.ErrRecord) && !errors.Is(err, message.ErrFraming) && !errors.Is(err, message.ErrRule)
 }
 
 func lost(why string) error { return &message.CloseError{Code: message.SessionLost, Reason: why} }
