@@ -1,12 +1,9 @@
 package tunnel_test
 
 import (
-	"bytes"
 	"io"
+	"regexp"
 	"runtime"
-	"runtime/pprof"
-	"strconv"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,8 +13,6 @@ import (
 // no more than at the start.
 func TestIdleForAWeek(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		// Goroutines inherit labels: those of the rest of the process do not count.
-		pprof.SetGoroutineLabels(pprof.WithLabels(t.Context(), pprof.Labels("test", t.Name())))
 		h := newMemoryHost(t, nil)
 		client, server := h.dial(t)
 		a, b := pipe(t, client, server)
@@ -34,12 +29,12 @@ func TestIdleForAWeek(t *testing.T) {
 		echo("first")
 		time.Sleep(time.Hour) // pools and maps reach their size
 		synctest.Wait()
-		goroutines, heap := labelled(t), heapInUse()
+		goroutines, heap := inBubble(t), heapInUse()
 		logged := len(h.log.String())
 
 		time.Sleep(7 * 24 * time.Hour)
 		synctest.Wait()
-		if n := labelled(t); n > goroutines || goroutines < 4 { // a reader and a writer at each end
+		if n := inBubble(t); n > goroutines || goroutines < 4 { // a reader and a writer at each end
 			t.Errorf("%d goroutines, %d at the start", n, goroutines)
 		}
 		if grown := heapInUse() - heap; grown > 128<<10 {
@@ -62,22 +57,16 @@ func TestIdleForAWeek(t *testing.T) {
 	})
 }
 
-// labelled counts the goroutines that have the test's label.
-func labelled(t *testing.T) (n int) {
+// inBubble counts the goroutines of the caller's bubble: those of the rest of the process come and go.
+func inBubble(t *testing.T) int {
 	t.Helper()
-	var profile bytes.Buffer
-	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
-		t.Fatal(err)
+	all := make([]byte, 1<<20)
+	all = all[:runtime.Stack(all, true)] // the caller's comes first
+	bubble := regexp.MustCompile(`synctest bubble \d+`).Find(all)
+	if bubble == nil {
+		t.Fatal("not in a bubble")
 	}
-	group := 0
-	for line := range strings.Lines(profile.String()) {
-		if count, _, ok := strings.Cut(line, " @ "); ok {
-			group, _ = strconv.Atoi(count)
-		} else if strings.HasPrefix(line, "# labels:") && strings.Contains(line, strconv.Quote(t.Name())) {
-			n += group
-		}
-	}
-	return n
+	return len(regexp.MustCompile(`(?m)^goroutine .*`+string(bubble)+`\b`).FindAll(all, -1))
 }
 
 // heapInUse is what lives on the heap.
