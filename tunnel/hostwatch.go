@@ -8,9 +8,11 @@ import (
 )
 
 const (
-	// hostCheck is how often a tunnel looks whether this host has been asleep or has moved, and
-	// hostCheckAway the same while there is no connection.
-	hostCheck     = 15 * time.Second
+	// hostCheck is how often a tunnel looks whether this host has been asleep, and addressCheck whether
+	// it has moved, which costs more. hostCheckAway is for both while there is no connection. With
+	// wakeProbe, a host that wakes up has a new connection within ten seconds.
+	hostCheck     = 4 * time.Second
+	addressCheck  = 15 * time.Second
 	hostCheckAway = 2 * time.Second
 
 	// sleepGap is how far the wall clock may run ahead of the monotonic one, which stops during a
@@ -34,6 +36,7 @@ type hostWatch struct {
 	wall      time.Time
 	monotonic time.Duration
 	addrs     string
+	looked    time.Duration // when at addrs, by the monotonic clock
 }
 
 func newHostWatch(cfg *Config) *hostWatch {
@@ -42,17 +45,22 @@ func newHostWatch(cfg *Config) *hostWatch {
 		w.host = systemHost{time.Now()}
 	}
 	w.wall, w.monotonic = w.host.now()
-	w.addrs = w.host.addresses()
+	w.addrs, w.looked = w.host.addresses(), w.monotonic
 	return w
 }
 
-// changed reports whether something has happened since the last call.
-func (w *hostWatch) changed() bool {
+// changed reports whether something has happened since the last call. It looks at the addresses if they
+// were not looked at for so long.
+func (w *hostWatch) changed(addresses time.Duration) bool {
 	wall, monotonic := w.host.now()
-	addrs := w.host.addresses()
 	slept := wall.Sub(w.wall)-(monotonic-w.monotonic) > sleepGap
+	w.wall, w.monotonic = wall, monotonic
+	if !slept && monotonic-w.looked < addresses {
+		return false
+	}
+	addrs := w.host.addresses()
 	moved := addrs != w.addrs
-	w.wall, w.monotonic, w.addrs = wall, monotonic, addrs
+	w.addrs, w.looked = addrs, monotonic
 	return slept || moved
 }
 

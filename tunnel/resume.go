@@ -67,7 +67,7 @@ func (t *Tunnel) keepConnected(d *dialer, lost <-chan detachment) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if host.changed() {
+			if host.changed(addressCheck) {
 				t.session.Probe(wakeProbe)
 			}
 		case <-t.wake:
@@ -123,7 +123,7 @@ func (t *Tunnel) pause(ctx context.Context, host *hostWatch, wait time.Duration)
 		case <-t.wake:
 			return true
 		case <-tick.C:
-			if host.changed() {
+			if host.changed(0) {
 				return true
 			}
 		case <-ctx.Done():
