@@ -30,9 +30,9 @@ type liveHost struct {
 	dials int
 }
 
-func newLiveHost(t *testing.T) *liveHost {
+func newLiveHost(t *testing.T, limits tunnel.Limits) *liveHost {
 	h := &liveHost{net: newWireLog(), addrs: "192.0.2.7"}
-	h.host = newNetworkHost(t, h.net.Network, func(s *tunnel.Server) { s.ResumeFor = time.Hour })
+	h.host = newNetworkHost(t, h.net.Network, func(s *tunnel.Server) { s.ResumeFor, s.Limits = time.Hour, limits })
 	h.cfg = h.config()
 	h.cfg.NetDial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		h.mu.Lock()
@@ -111,7 +111,7 @@ const slack = 100 * time.Millisecond
 func TestDeadWhileIdle(t *testing.T) {
 	for _, end := range []string{"client", "server"} {
 		synctest.Test(t, func(t *testing.T) {
-			h := newLiveHost(t)
+			h := newLiveHost(t, tunnel.Limits{})
 			client, server := h.tunnels(t)
 			time.Sleep(time.Hour + 7*time.Second)
 			if st := client.Stats(); st.Resumes != 0 {
@@ -137,7 +137,7 @@ func TestDeadWithData(t *testing.T) {
 	for _, end := range []string{"client", "server"} {
 		for _, earlier := range []time.Duration{0, 100 * time.Millisecond, 4900 * time.Millisecond, 5100 * time.Millisecond} {
 			synctest.Test(t, func(t *testing.T) {
-				h := newLiveHost(t)
+				h := newLiveHost(t, tunnel.Limits{})
 				client, server := h.tunnels(t)
 				a, b := pipe(t, client, server)
 				tun, writer := client, a
@@ -168,7 +168,7 @@ func TestDeadWithData(t *testing.T) {
 func TestSuspend(t *testing.T) {
 	for offset := range 20 {
 		synctest.Test(t, func(t *testing.T) {
-			h := newLiveHost(t)
+			h := newLiveHost(t, tunnel.Limits{})
 			client, _ := h.tunnels(t)
 			time.Sleep(time.Minute + time.Duration(offset)*time.Second)
 			h.blackhole() // while it sleeps; its timers stand still
@@ -189,7 +189,7 @@ func TestSuspend(t *testing.T) {
 // A host that has been asleep keeps a connection that lives.
 func TestSuspendOfALiveConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newLiveHost(t)
+		h := newLiveHost(t, tunnel.Limits{})
 		client, server := h.tunnels(t)
 		a, b := pipe(t, client, server)
 		for range 10 {
@@ -212,7 +212,7 @@ func TestSuspendOfALiveConnection(t *testing.T) {
 // Other addresses mean that the connection may be dead: that is found out at once.
 func TestMove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newLiveHost(t)
+		h := newLiveHost(t, tunnel.Limits{})
 		client, _ := h.tunnels(t)
 		time.Sleep(time.Minute)
 		h.blackhole()
@@ -235,7 +235,7 @@ func TestWhatEndsTheWait(t *testing.T) {
 	for name, happen := range events {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := newLiveHost(t)
+				h := newLiveHost(t, tunnel.Limits{})
 				client, _ := h.tunnels(t)
 				h.down.Store(true)
 				w, _ := h.net.last()
@@ -267,7 +267,7 @@ func TestWhatEndsTheWait(t *testing.T) {
 // Reconnect finds out within seconds that a connection is dead.
 func TestReconnectWhileConnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newLiveHost(t)
+		h := newLiveHost(t, tunnel.Limits{})
 		client, _ := h.tunnels(t)
 		time.Sleep(time.Minute)
 		client.Reconnect()
