@@ -74,7 +74,7 @@ func or(v, otherwise int) int {
 type Mux struct {
 	conn   message.Conn
 	client bool
-	ctx    context.Context // of the conn's calls; ends after the conn was closed
+	ctx    context.Context // of the conn's writes; ends after the conn was closed
 	cancel context.CancelFunc
 	rtt    func() time.Duration
 
@@ -508,7 +508,8 @@ func (m *Mux) read() {
 		return
 	}
 	for {
-		msg, err := m.conn.ReadMessage(m.ctx)
+		// Close frees the reader. A context that can end would cost each message its registration.
+		msg, err := m.conn.ReadMessage(context.Background())
 		if err != nil {
 			m.end(err)
 			return

@@ -410,13 +410,15 @@ type ringEnd struct {
 	free, full   chan []byte
 	in           *ringEnd
 	last         []byte
+	closed       chan struct{}
+	once         sync.Once
 }
 
 func newRingPipe() (a, b message.Conn) {
 	x, y := message.Pipe(0, largest)
 	left, right := &ringEnd{Conn: x}, &ringEnd{Conn: y}
 	for _, e := range []*ringEnd{left, right} {
-		e.free, e.full = make(chan []byte, 2), make(chan []byte, 2)
+		e.free, e.full, e.closed = make(chan []byte, 2), make(chan []byte, 2), make(chan struct{})
 		for range 2 {
 			e.free <- make([]byte, 0, largest)
 		}
@@ -445,12 +447,15 @@ func (e *ringEnd) ReadMessage(ctx context.Context) ([]byte, error) {
 	select {
 	case e.last = <-e.in.full:
 		return e.last, nil
-	case <-ctx.Done():
+	case <-e.closed:
 		return nil, io.EOF
 	}
 }
 
-func (e *ringEnd) Close(code message.Code, reason string) error { return nil }
+func (e *ringEnd) Close(code message.Code, reason string) error {
+	e.once.Do(func() { close(e.closed) })
+	return nil
+}
 
 func BenchmarkStreams(b *testing.B) {
 	for _, bb := range []struct {
