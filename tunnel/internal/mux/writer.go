@@ -97,11 +97,14 @@ func (w *writer) resetsInPeriodLocked() int {
 	return w.resets
 }
 
-// Buffers for messages, shared by all tunnels: small ones, and whole ones for those that have a
-// backlog.
-var smallBuffers, wholeBuffers sync.Pool
+// Buffers for messages, shared by all tunnels: for small ones, for a Write of 64 KiB, which is what a
+// forward reads at a time, and for whole ones. A keeper takes over a buffer only if it is mostly full.
+var smallBuffers, middleBuffers, wholeBuffers sync.Pool
 
-const smallBuffer = message.Headroom + minTarget + maxControlLen + tailroom
+const (
+	smallBuffer  = message.Headroom + minTarget + maxControlLen + tailroom
+	middleBuffer = message.Headroom + 64<<10 + maxControlLen + tailroom
+)
 
 // takeBufferLocked makes w.buf hold a message of n bytes.
 func (w *writer) takeBufferLocked(n int) {
@@ -113,8 +116,11 @@ func (w *writer) takeBufferLocked(n int) {
 		w.giveBufferLocked()
 	}
 	pool, size := &smallBuffers, smallBuffer
-	if need > smallBuffer {
+	switch {
+	case need > middleBuffer:
 		pool, size = &wholeBuffers, max(need, message.Headroom+w.conn.MaxMessage()+tailroom)
+	case need > smallBuffer:
+		pool, size = &middleBuffers, max(need, min(middleBuffer, message.Headroom+w.conn.MaxMessage()+tailroom))
 	}
 	if b, ok := pool.Get().(*[]byte); ok && cap(*b) >= need {
 		w.buf = b
@@ -139,9 +145,12 @@ func (w *writer) giveBufferLocked() {
 // putBuffer gives back a buffer that holds no plaintext.
 func putBuffer(b *[]byte) {
 	*b = (*b)[:0]
-	if cap(*b) > smallBuffer {
+	switch {
+	case cap(*b) > middleBuffer:
 		wholeBuffers.Put(b)
-	} else {
+	case cap(*b) > smallBuffer:
+		middleBuffers.Put(b)
+	default:
 		smallBuffers.Put(b)
 	}
 }
