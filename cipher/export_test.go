@@ -247,13 +247,6 @@ func HMAC(key [32]byte, parts ...[]byte) [32]byte {
 	return out
 }
 
-func Hash(parts ...[]byte) [32]byte {
-	m := newHasher()
-	var out [32]byte
-	m.hash(&out, parts...)
-	return out
-}
-
 func OpenAEAD(s Suite, key, nonce, ciphertext, ad []byte) ([]byte, error) {
 	k, err := newAEADKey(s, key)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"waxwire.example/waxwire/tunnel/internal/tunneltest"
 )
 
-// cutsInTurn are the cuts of F-CUT2, in equal shares.
+// cutsInTurn are the cuts, in equal shares.
 var cutsInTurn = []tunneltest.Cut{tunneltest.RST, tunneltest.FIN, tunneltest.Blackhole}
 
 // A cutLoad is what goes through a tunnel while its connections are cut.
@@ -27,7 +27,7 @@ type cutLoad struct {
 	flow        tunneltest.Flow
 }
 
-// F-CUT2: connections are reset, closed and swallowed under load, and nobody who uses the tunnel notices:
+// Connections are reset, closed and swallowed under load, and nobody who uses the tunnel notices:
 // each byte of each stream arrives once and in order. With WAXWIRE_FULL=1, 1 GiB through 300 cuts.
 func TestCutsUnderLoad(t *testing.T) {
 	load := cutLoad{
@@ -44,6 +44,9 @@ func TestCutsUnderLoad(t *testing.T) {
 	uncut := sample.run(t, "uncut", rng.Uint64(), nil)
 	cut := load.run(t, "cut", rng.Uint64(), rng)
 	t.Logf("goodput: %.1f MB/s uncut, %.1f MB/s cut, holes left out: %.0f %%", uncut/1e6, cut/1e6, 100*cut/uncut)
+	if thorough() && cut < uncut/2 {
+		t.Errorf("a tunnel that is cut carries %.1f MB/s of %.1f, less than half", cut/1e6, uncut/1e6)
+	}
 }
 
 // run returns how many bytes arrived per second. Without rng nothing is cut.
@@ -234,6 +237,9 @@ func (c *cutter) logResumes(t *testing.T) {
 	slices.Sort(c.times)
 	at := func(share int) time.Duration { return c.times[len(c.times)*share/100].Round(time.Millisecond) }
 	t.Logf("from a cut to the resume, %d times: median %v, p90 %v, p99 %v", len(c.times), at(50), at(90), at(99))
+	if thorough() && at(99) > time.Second {
+		t.Errorf("a resume takes %v, the slowest of a hundred left out; want a second at most", at(99))
+	}
 }
 
 // watchdog ends a test in which nothing moves any more, and says how things stand.

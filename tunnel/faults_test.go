@@ -28,7 +28,7 @@ func TestSuitesNoticeFaults(t *testing.T) {
 		for _, name := range tests {
 			for _, fault := range []string{"lose", "double"} {
 				t.Run(name+"/"+fault, func(t *testing.T) {
-					cmd := exec.Command(binary, "-test.run", "^"+name+"$", "-test.timeout", "30s")
+					cmd := exec.Command(binary, "-test.run", "^"+name+"$", "-test.timeout", "120s")
 					cmd.Dir = t.TempDir() // for what a failing test writes down
 					cmd.Env = append(os.Environ(), "WAXWIRE_SESSION_FAULT="+fault, "WAXWIRE_FULL=")
 					out, err := cmd.CombinedOutput()

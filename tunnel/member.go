@@ -69,7 +69,7 @@ func (s *Server) begin(conn *secure.Conn, peer keys.Peer, c *claim) {
 	h := &held{id: c.answer.ID, key: peer.Key, max: c.max}
 	var t *Tunnel
 	t = newTunnel(conn, session.Config{
-		ID: c.answer.ID, Lifetime: c.answer.Lifetime, Key: session.Key(peer.Key), Budget: s.sessions.budget,
+		ID: c.answer.ID, Lifetime: c.answer.Lifetime, Key: session.Key(peer.Key), Budget: s.budget,
 		Detached: func(why error, _ bool) { s.detached(h, t, why) },
 	})
 	t.joined = peer

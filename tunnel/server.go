@@ -82,7 +82,8 @@ type Server struct {
 	handshake secure.Config
 	admit     *admission
 	replays   secure.ReplayCache
-	sessions  *sessions
+	sessions  ownership
+	budget    *session.Budget
 	tunnels   chan *Tunnel
 	conns     chan *Conn
 	base      context.Context // ends with the first Shutdown or Close
@@ -127,7 +128,8 @@ func (s *Server) init() error {
 		s.life, s.endLife = context.WithCancel(context.Background())
 		s.closed = make(chan struct{})
 		s.live = make(map[*member]struct{})
-		s.sessions = newSessions(s.resumeFor(), s.Limits)
+		sessions := newSessions(s.resumeFor(), s.Limits)
+		s.sessions, s.budget = sessions, sessions.budget
 	})
 	return s.initErr
 }

@@ -19,7 +19,24 @@ const (
 	defaultKeptBytes = 1 << 30
 )
 
-// sessions knows which session is whose, on a server. It decides nothing about a connection before that
+// An ownership knows which session is whose, and for how long. It is all that a server asks about sessions
+// that it has no connection of, so that several servers could share one.
+type ownership interface {
+	// claim finds what a client may have: the session that it asks for, or a new one.
+	claim(key keys.PublicKey, max int, r *session.Request) *claim
+	// add keeps a session that has begun.
+	add(*held)
+	// detached waits for the client of a session that has lost its connection.
+	detached(*held)
+	// ended forgets a session, or remembers that it has ended in order.
+	ended(*held)
+	// tunnel is a session's, nil if it has ended.
+	tunnel(*held) *Tunnel
+	// close forgets all.
+	close()
+}
+
+// sessions is the ownership of one process, in memory. It knows which session is whose. It decides nothing about a connection before that
 // is confirmed; who owns a session is the session's own word ([session.Session.Attach]).
 type sessions struct {
 	lifetime time.Duration

@@ -20,5 +20,9 @@
 // crypto/mlkem leaves the message that it decrypted, from which the shared secret can be computed, on
 // the heap, where no call reaches it.
 //
+// Do costs about 50 ns and Handshake about 5 µs, which is 5 % of a Noise handshake. To measure it, build
+// the benchmarks of package cipher once with -tags erasetrace, run them in turn with and without
+// WAXWIRE_ERASETRACE_SKIP=guard in the environment, ten times each, and compare by benchstat.
+//
 // The function that is run must not start goroutines, wait for the network or write logs.
 package erase
