@@ -106,7 +106,8 @@ type Mux struct {
 	idle        chan struct{}
 	idleClosed  bool
 	err         error
-	closeOnce   sync.Once
+	closeBegun  atomic.Bool
+	closeDone   chan struct{} // closed when the first Close is through
 	closeResult error
 	closed      chan struct{} // closed when Close has begun
 
@@ -127,6 +128,7 @@ func New(conn message.Conn, cfg Config) *Mux {
 		closeTimeout: cfg.CloseTimeout,
 		done:         make(chan struct{}),
 		closed:       make(chan struct{}),
+		closeDone:    make(chan struct{}),
 		idle:         make(chan struct{}),
 		acceptSig:    make(chan struct{}, 1),
 		streams:      make(map[streamID]*Stream),
@@ -337,7 +339,11 @@ func (m *Mux) Stats() Stats {
 // It takes at most CloseTimeout and what the connection's Close takes. All calls fail with
 // [net.ErrClosed] from the start.
 func (m *Mux) Close(code message.Code, reason string) error {
-	m.closeOnce.Do(func() { m.closeResult = m.doClose(code, reason) })
+	if m.closeBegun.CompareAndSwap(false, true) {
+		m.closeResult = m.doClose(code, reason)
+		close(m.closeDone)
+	}
+	<-m.closeDone // a sync.Once would stop the clock of tests that fake it
 	return m.closeResult
 }
 
