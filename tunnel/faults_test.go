@@ -17,7 +17,7 @@ func TestSuitesNoticeFaults(t *testing.T) {
 	}
 	suites := map[string][]string{
 		"./internal/session": {"TestModel", "TestKnownSegments"},
-		".":                  {"TestCutAfterEachByte", "TestCutTwice", "TestCutsUnderLoad"},
+		".":                  {"TestCutAfterEachByte", "TestCutTwice", "TestCutsUnderLoad", "TestFlap", "TestSoak"},
 	}
 	for dir, tests := range suites {
 		binary := filepath.Join(t.TempDir(), "test")

@@ -20,6 +20,7 @@ import (
 
 // A trickle carries cells both ways over one stream, a few at a time, until it is stopped.
 type trickle struct {
+	ends     [2]*tunnel.Tunnel
 	stopping chan struct{}
 	tasks    sync.WaitGroup
 
@@ -30,7 +31,7 @@ type trickle struct {
 // startTrickle opens a stream from one end to the other. pause is how long to wait between two writes.
 func startTrickle(t testing.TB, from, to *tunnel.Tunnel, seed uint64, pause func() time.Duration) *trickle {
 	t.Helper()
-	k := &trickle{stopping: make(chan struct{})}
+	k := &trickle{ends: [2]*tunnel.Tunnel{from, to}, stopping: make(chan struct{})}
 	a, b := pipe(t, from, to)
 	for i, way := range [][2]*tunnel.Stream{{a, b}, {b, a}} {
 		cells := tunneltest.Cells{Seed: seed, Stream: uint32(i)}
@@ -77,6 +78,12 @@ func (k *trickle) note(what string, err error) {
 // stop waits until all has arrived, and says what went wrong.
 func (k *trickle) stop() error {
 	close(k.stopping)
+	defer time.AfterFunc(time.Minute, func() {
+		k.note("stop", errors.New("not all has arrived after a minute"))
+		for _, end := range k.ends {
+			end.CloseWith(tunnel.Cancelled, "")
+		}
+	}).Stop()
 	k.tasks.Wait()
 	return k.err
 }
@@ -102,6 +109,7 @@ func (c *quietConn) Close() error {
 // A wireLog is a network that keeps its wires, and the client's ends of them.
 type wireLog struct {
 	*tunneltest.Network
+	one   sync.Mutex // one dial at a time
 	mu    sync.Mutex
 	wires []*tunneltest.Wire
 	ends  []*quietConn
@@ -122,15 +130,26 @@ func newWireLog() *wireLog {
 }
 
 func (l *wireLog) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	c, err := l.Network.Dial(ctx, network, addr)
+	_, c, err := l.dialWire(ctx, network, addr)
 	if err != nil {
 		return nil, err
+	}
+	return c, nil
+}
+
+// dialWire is dial, and tells which wire it is.
+func (l *wireLog) dialWire(ctx context.Context, network, addr string) (*tunneltest.Wire, *quietConn, error) {
+	l.one.Lock()
+	defer l.one.Unlock()
+	c, err := l.Network.Dial(ctx, network, addr)
+	if err != nil {
+		return nil, nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	quiet := &quietConn{Conn: c}
 	l.ends = append(l.ends, quiet)
-	return quiet, nil
+	return l.wires[len(l.wires)-1], quiet, nil
 }
 
 // last is the newest wire and the client's end of it.
