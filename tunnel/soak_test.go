@@ -205,7 +205,7 @@ func (c *soaker) use(tun *tunnel.Tunnel, n uint64) error {
 	if err != nil {
 		return err
 	}
-	defer time.AfterFunc(time.Until(c.end)+time.Hour, func() { // what has not come by then never will
+	defer time.AfterFunc(time.Until(c.end)+24*time.Hour, func() { // what has not come by then never will
 		tun.CloseWith(tunnel.Cancelled, "")
 	}).Stop()
 	cells := tunneltest.Cells{Seed: c.seed, Stream: uint32(n)}
