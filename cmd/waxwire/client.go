@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -282,7 +283,11 @@ func (c *client) drain(ctx context.Context, serving *sync.WaitGroup) {
 			return
 		case <-time.After(100 * time.Millisecond): // most are about to end
 		}
-		c.ui.sayf("Waiting up to %s for %s. Again to stop at once.", formatDuration(drainTime), count(n, "connection"))
+		if c.screen() {
+			c.ui.sayf("Waiting up to %s for %s. Again to stop at once.", formatDuration(drainTime), count(n, "connection"))
+		} else {
+			c.log.Info("stopping", "open", n, "most", drainTime)
+		}
 	}
 	select {
 	case <-done:
@@ -415,6 +420,8 @@ func (c *client) sayGone(tun *tunnel.Tunnel) {
 	c.absence.begin(open)
 	c.ui.event("session_lost", map[string]any{"reason": visible(fmt.Sprint(err)), "open": open})
 	switch {
+	case !c.screen() && errors.Is(err, io.EOF):
+		c.log.Info("the server has ended the session in order", "server", c.server.String(), "open", open)
 	case !c.screen():
 		c.log.Warn("session lost", "server", c.server.String(), "open", open, "err", err)
 	case open > 0:
@@ -512,7 +519,7 @@ func (c *client) sayStopped(s forward.Stats, d time.Duration) {
 	if c.screen() {
 		c.ui.sayf("Stopped. %s, %s in, %s out, %s.", count(s.Total, "connection"), formatBytes(s.In), formatBytes(s.Out), formatDuration(d))
 	} else {
-		c.log.Info("stopped", "connections", s.Total, "in", s.In, "out", s.Out, "time", d.Round(time.Millisecond))
+		c.log.Info("stopped", "connections", s.Total, "in", s.In, "out", s.Out, "uptime", d.Round(time.Millisecond))
 	}
 }
 

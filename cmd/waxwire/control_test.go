@@ -297,7 +297,7 @@ func TestStatusText(t *testing.T) {
 	const want = `server   running 3 h 20 min   pid 812
   ws://[::]:8443/wax
   ws://127.0.0.1:80/wax
-  3 peers enrolled, 2 connected, 1 away
+  3 peers enrolled, 2 sessions connected, 1 away
   desk     away for 20 s      -       1 stream    41.2 MB in   300.0 kB out   2 resumes   1.2 MB sent again   64.0 kB waiting
   laptop   connected 12 min   19 ms   3 streams   5 B in       7 B out
   laptop   connected 1 s      -       0 streams   0 B in       0 B out

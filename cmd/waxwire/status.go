@@ -80,7 +80,7 @@ func (s serverReport) text(now time.Time) string {
 	var b strings.Builder
 	what := "running"
 	if s.Stopping {
-		what = "stopping"
+		what = "stopping after" // what is shown is how long it has been up
 	}
 	fmt.Fprintf(&b, "server   %s %s   pid %d\n", what, formatDuration(max(0, now.Sub(s.Started))), s.PID)
 	for _, url := range s.Listening {
@@ -96,7 +96,7 @@ func (s serverReport) text(now time.Time) string {
 			}
 		}
 	}
-	fmt.Fprintf(&b, "  %s enrolled, %d connected, %d away\n", count(s.Enrolled, "peer"), connected, away)
+	fmt.Fprintf(&b, "  %s enrolled, %s connected, %d away\n", count(s.Enrolled, "peer"), count(connected, "session"), away)
 	var rows [][]string
 	for _, p := range s.Peers {
 		for _, session := range p.Sessions {

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"waxwire.example/waxwire/keys"
 	"waxwire.example/waxwire/tunnel"
 )
@@ -40,6 +42,21 @@ type Exit struct {
 
 	// Logger takes what happens, nil discards it. Targets are named at the level Debug only.
 	Logger *slog.Logger
+
+	notAllowed notAllowed
+}
+
+// notAllowed keeps a peer that asks again and again from filling the log.
+type notAllowed struct {
+	once  sync.Once
+	limit *rate.Limiter
+}
+
+func (n *notAllowed) Do(f func()) {
+	n.once.Do(func() { n.limit = rate.NewLimiter(rate.Every(10*time.Second), 3) })
+	if n.limit.Allow() {
+		f()
+	}
 }
 
 func (e *Exit) resolver() Resolver {
@@ -106,6 +123,11 @@ func (e *Exit) serve(ctx context.Context, tun *tunnel.Tunnel, in *tunnel.Incomin
 	conn, code, text := e.connect(ctx, peer, req)
 	if conn == nil {
 		log.Debug("stream refused", "code", code.String(), "reason", text)
+		if code == tunnel.NotAllowed {
+			e.notAllowed.Do(func() {
+				e.logger().Warn("a peer asked for what it may not have; its target is logged at the level debug", "peer", peer.Name)
+			})
+		}
 		in.Refuse(code, clip(text))
 		return
 	}
