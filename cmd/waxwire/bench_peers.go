@@ -26,7 +26,7 @@ import (
 // benchPeers are compared, the first is what the others are measured by.
 var benchPeers = []string{"raw", "ws", "wss", "waxwire"}
 
-// hopBuffer is what the plain hops read at a time: 64 KiB, as a forward does.
+// hopBuffer is what the plain hops read at a time.
 const hopBuffer = 64 << 10
 
 // A benchPeer carries TCP connections from addr to its target, by two ends with the path between them.

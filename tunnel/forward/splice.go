@@ -10,8 +10,8 @@ import (
 	"waxwire.example/waxwire/tunnel"
 )
 
-// bufferSize is what is read from a local socket at a time, at most.
-const bufferSize = 64 << 10
+// bufferSize is what is read from a local socket at a time, at most: what fits into one message.
+const bufferSize = 127 << 10
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
 
