@@ -3,8 +3,12 @@ package mux
 import "sync"
 
 // chunkSizes are the buffers that received bytes wait in. A small frame on a quiet stream takes a
-// small one; a backlog takes larger ones, so that writing it out takes few calls.
-var chunkSizes = [...]int{2 << 10, 16 << 10, 64 << 10}
+// small one; a backlog takes larger ones, and a whole message one of its size, so that writing it out
+// takes few calls.
+var chunkSizes = [...]int{2 << 10, 16 << 10, 64 << 10, 128 << 10}
+
+// backlogChunk is the largest that a backlog of small frames asks for: its last one may be nearly empty.
+const backlogChunk = 64 << 10
 
 var chunkPools [len(chunkSizes)]sync.Pool
 
@@ -47,7 +51,7 @@ type chunkQueue struct {
 func (q *chunkQueue) append(p []byte) {
 	for len(p) > 0 {
 		if q.tail == nil || len(q.tail.buf) == cap(q.tail.buf) {
-			c := newChunk(max(len(p), q.n))
+			c := newChunk(max(len(p), min(q.n, backlogChunk)))
 			if q.tail == nil {
 				q.head = c
 			} else {

@@ -97,8 +97,8 @@ func (w *writer) resetsInPeriodLocked() int {
 	return w.resets
 }
 
-// Buffers for messages, shared by all tunnels: for small ones, for a Write of 64 KiB, which is what a
-// forward reads at a time, and for whole ones. A keeper takes over a buffer only if it is mostly full.
+// Buffers for messages, shared by all tunnels: for small ones, for a Write of up to 64 KiB, and for whole
+// ones. A keeper takes over a buffer only if it is mostly full.
 var smallBuffers, middleBuffers, wholeBuffers sync.Pool
 
 const (
