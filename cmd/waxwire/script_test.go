@@ -310,8 +310,12 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 			io.WriteString(c, "hello\n")
 			io.Copy(c, bigData())
 		})
-	case "nobody":
+	case "nobody": // refuses connections
 		l.Close()
+		addr, free, err := boundPort()
+		ts.Check(err)
+		s.cleanup = append(s.cleanup, free)
+		ts.Setenv(args[1], addr)
 	default:
 		ts.Fatalf("no such kind of server")
 	}

@@ -142,6 +142,7 @@ func TestBothWays(t *testing.T) {
 
 func wantReset(t testing.TB, c net.Conn) {
 	t.Helper()
+	c.SetReadDeadline(time.Now().Add(patience))
 	n, err := io.Copy(io.Discard, c)
 	if !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("read %d bytes, then: got %v, want ECONNRESET", n, err)
@@ -275,12 +276,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 // What the far end could not do arrives as a code, and resets the local program.
 func TestRefused(t *testing.T) {
 	closed := target(t, "tcp", "127.0.0.1:0", func(net.Conn) {}).String()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := l.Addr().String()
-	l.Close()
+	nobody := refusing(t)
 	dir := shortDir(t)
 	tests := []struct {
 		name, target string

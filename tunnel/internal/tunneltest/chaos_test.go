@@ -270,12 +270,7 @@ func TestChaosCutsWhatIsStuck(t *testing.T) {
 }
 
 func TestChaosNobodyThere(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	c, err := net.Dial("tcp", tunneltest.StartChaos(t, l.Addr().String()).Addr())
+	c, err := net.Dial("tcp", tunneltest.StartChaos(t, refusing(t)).Addr())
 	if err == nil {
 		defer c.Close()
 		c.SetDeadline(time.Now().Add(patience))
