@@ -73,8 +73,7 @@ func wantLost(t *testing.T, who string, tun *tunnel.Tunnel) {
 	select {
 	case <-tun.Done():
 	default:
-		t.Errorf("%s has not ended", who)
-		return
+		t.Fatalf("%s has not ended", who)
 	}
 	var closed *tunnel.CloseError
 	if err := tun.Err(); !errors.As(err, &closed) || closed.Code != tunnel.SessionLost {

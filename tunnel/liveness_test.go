@@ -211,17 +211,19 @@ func TestSuspendOfALiveConnection(t *testing.T) {
 
 // Other addresses mean that the connection may be dead: that is found out at once.
 func TestMove(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := newLiveHost(t, tunnel.Limits{})
-		client, _ := h.tunnels(t)
-		time.Sleep(time.Minute)
-		h.blackhole()
-		h.mu.Lock()
-		h.addrs = "198.51.100.1"
-		h.mu.Unlock()
-		within(t, "noticing", client, false, 0, 21*time.Second)
-		within(t, "coming back", client, true, 0, time.Second)
-	})
+	for offset := range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			h := newLiveHost(t, tunnel.Limits{})
+			client, _ := h.tunnels(t)
+			time.Sleep(time.Minute + time.Duration(offset)*time.Second)
+			h.blackhole()
+			h.mu.Lock()
+			h.addrs = "198.51.100.1"
+			h.mu.Unlock()
+			within(t, "noticing", client, false, 0, 21*time.Second)
+			within(t, "coming back", client, true, 0, time.Second)
+		})
+	}
 }
 
 // While a client waits before its next try, other addresses, having been asleep, and Reconnect each make it

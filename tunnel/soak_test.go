@@ -219,7 +219,7 @@ func (c *soaker) use(tun *tunnel.Tunnel, n uint64) error {
 	var before tunnel.Stats
 	for time.Now().Before(c.end) && tun.Err() == nil {
 		select {
-		case <-time.After(c.mean(30 * time.Second)):
+		case <-time.After(c.mean(2 * time.Minute)):
 			if err := writer.Send(1 + c.rng.Uint64N(20)); err != nil && tun.Err() == nil {
 				return fmt.Errorf("write: %w", err)
 			}
