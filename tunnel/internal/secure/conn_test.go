@@ -255,3 +255,25 @@ func TestPingsArePaced(t *testing.T) {
 		all.Wait()
 	})
 }
+
+// Both ends come to know the round-trip time as soon as somebody asks, not only after a silence: a
+// server's windows would never grow on a long path.
+func TestRTTIsMeasuredWhenAsked(t *testing.T) {
+	p := newLoopbackPair(t)
+	for _, c := range []*secure.Conn{p.client, p.server} {
+		go func() {
+			for {
+				if _, err := c.ReadMessage(context.Background()); err != nil {
+					return
+				}
+			}
+		}()
+	}
+	for name, c := range map[string]*secure.Conn{"client": p.client, "server": p.server} {
+		for end := time.Now().Add(10 * time.Second); c.RTT() == 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("the %s never knew", name)
+			}
+		}
+	}
+}

@@ -104,10 +104,15 @@ func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-// RTT is the shortest of the last round trips that PINGs took, 0 while there is none.
+// RTT is the shortest of the last round trips that PINGs took, 0 while there is none. Whoever asks then
+// has one sent: a server has not sent any before there was silence, and windows grow by round trips.
 func (c *Conn) RTT() time.Duration {
 	c.ctl.mu.Lock()
 	defer c.ctl.mu.Unlock()
+	if c.ctl.rttCount == 0 && c.ctl.pingSent.IsZero() && !c.ctl.pingDue {
+		c.ctl.pingDue = true
+		c.sendSoonLocked()
+	}
 	var rtt time.Duration
 	for i := range min(c.ctl.rttCount, len(c.ctl.rtts)) {
 		if rtt == 0 || c.ctl.rtts[i] < rtt {
