@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"waxwire.example/waxwire/cipher"
@@ -40,6 +41,13 @@ type Config struct {
 	TLS *tls.Config
 	// NetDial makes the network connection. Nil: a [net.Dialer].
 	NetDial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Proxy returns the proxy to go through on the way to a server, which is named by the URL that is dialled;
+	// nil for none. It is http://, https://, socks5h:// (which finds the address of the server's name by
+	// itself) or socks5:// (which gets an address), with USER:PASSWORD@ if need be. Nil: no proxy. An error
+	// ends the dial; see also [*ProxyError].
+	Proxy func(server *url.URL) (*url.URL, error)
+	// ProxyTLS is for https:// proxies. Nil: the system's roots, and the proxy's host name.
+	ProxyTLS *tls.Config
 	// Header has further fields for the upgrade request, and Host replaces the URL's in it.
 	Header http.Header
 	Host   string

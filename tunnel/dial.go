@@ -18,7 +18,7 @@ import (
 //
 // When Dial returns, the server has proved its key and this end has sent its proof. Errors:
 // [*RefusedError] is the server's own word; [ErrNotFound], [ErrAnswer] and [*AnswerError] are answers
-// that nobody vouches for; anything else is the network's. With Alternates they come in a [*DialError],
+// that nobody vouches for; [*ProxyError] is about a proxy on the way; anything else is the network's. With Alternates they come in a [*DialError],
 // which is about the last URL that was tried.
 func Dial(ctx context.Context, url string, cfg *Config) (*Tunnel, error) {
 	d, err := newDialer(url, cfg)
@@ -127,7 +127,8 @@ func (d *dialer) dial(ctx context.Context, request []byte) (conn *secure.Conn, e
 	defer hello.Wipe()
 
 	ws, answer, err := wsconn.Dial(ctx, target, wsconn.EncodeHello(text), &wsconn.DialConfig{
-		Header: cfg.Header, Host: cfg.Host, TLS: cfg.TLS, NetDial: cfg.NetDial, Max: max,
+		Header: cfg.Header, Host: cfg.Host, TLS: cfg.TLS, NetDial: cfg.NetDial,
+		Proxy: cfg.Proxy, ProxyTLS: cfg.ProxyTLS, Max: max,
 	})
 	if err != nil {
 		return nil, nil, answerError(hello, answer, err)

@@ -13,6 +13,7 @@ import (
 	"waxwire.example/waxwire/tunnel/internal/message"
 	"waxwire.example/waxwire/tunnel/internal/mux"
 	"waxwire.example/waxwire/tunnel/internal/secure"
+	"waxwire.example/waxwire/tunnel/internal/wsconn"
 )
 
 var (
@@ -145,6 +146,26 @@ type AnswerError struct {
 
 func (e *AnswerError) Error() string { return fmt.Sprintf("tunnel: the server answered %q", e.Text) }
 
+// A ProxyError says that the proxy of [Config.Proxy] could not be reached, or did not connect to the
+// server. It has neither the name nor the password of the proxy's URL. Nothing in it is authenticated.
+type ProxyError struct {
+	Proxy   string   // the proxy's address, HOST:PORT
+	Reached bool     // it was spoken to
+	Login   bool     // it wants a name and password, or others than it got
+	Schemes []string // how it would take them, if it speaks HTTP; to be cleaned before a terminal sees them
+	Text    string   // what it answered, if it did; to be cleaned as well
+	Err     error    // what happened, if it did not
+}
+
+func (e *ProxyError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("tunnel: proxy %s: %v", e.Proxy, e.Err)
+	}
+	return fmt.Sprintf("tunnel: proxy %s answered %q", e.Proxy, e.Text)
+}
+
+func (e *ProxyError) Unwrap() error { return e.Err }
+
 // A DialError says which URL of a server an error is about, if there are [Config.Alternates].
 type DialError struct {
 	URL string
@@ -161,8 +182,9 @@ func publicError(err error) error {
 	var closed *message.CloseError
 	var stream *mux.StreamError
 	var refused *secure.RefusedError
+	var proxy *wsconn.ProxyError
 	switch err.(type) {
-	case *CloseError, *StreamError, *RefusedError, *AnswerError, *DialError: // it is one: from a try to resume, or from Tunnel.Err
+	case *CloseError, *StreamError, *RefusedError, *AnswerError, *ProxyError, *DialError: // it is one: from a try to resume, or from Tunnel.Err
 		return err
 	}
 	switch {
@@ -171,6 +193,11 @@ func publicError(err error) error {
 	case err == nil, err == io.EOF, err == context.Canceled, err == context.DeadlineExceeded,
 		errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, io.ErrUnexpectedEOF):
 		return err
+	case errors.As(err, &proxy):
+		return &ProxyError{
+			Proxy: proxy.Proxy, Reached: proxy.Reached, Login: proxy.Login,
+			Schemes: proxy.Schemes, Text: proxy.Text, Err: proxy.Err,
+		}
 	case errors.As(err, &stream):
 		return &StreamError{Code: Code(stream.Code), Text: stream.Text, Remote: stream.Remote, Refused: stream.Refused}
 	case errors.As(err, &closed):

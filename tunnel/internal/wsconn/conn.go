@@ -314,7 +314,11 @@ func (c *Conn) Close(code message.Code, _ string) error {
 // tune asks the kernel to notice a dead network connection; the sealed pings do it sooner, these
 // settings free the socket where they cannot.
 func tune(c net.Conn) {
-	if t, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
+	for { // TLS, maybe in the TLS to a proxy
+		t, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
 		c = t.NetConn()
 	}
 	tcp, ok := c.(*net.TCPConn)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -35,7 +36,10 @@ type DialConfig struct {
 	Host    string      // the Host field, if not the URL's
 	TLS     *tls.Config
 	NetDial func(ctx context.Context, network, address string) (net.Conn, error)
-	Max     int // largest message to send, in bytes
+	// Proxy is what to go through on the way to a server, nil for nothing; ProxyTLS is for https:// proxies.
+	Proxy    func(server *url.URL) (*url.URL, error)
+	ProxyTLS *tls.Config
+	Max      int // largest message to send, in bytes
 }
 
 // Answer is what a server answered to an upgrade. Nothing in it is authenticated but Hello, once it
@@ -53,8 +57,12 @@ var ErrAnswer = errors.New("the server did not switch protocols")
 
 // Dial opens a WebSocket to a ws:// or wss:// URL with hello in the upgrade. With a nil error the
 // answer is a 101; with [ErrAnswer] it is another one; with any other error there is none.
-func Dial(ctx context.Context, url, hello string, cfg *DialConfig) (*Conn, *Answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout+tlsTimeout+upgradeTimeout)
+func Dial(ctx context.Context, target, hello string, cfg *DialConfig) (*Conn, *Answer, error) {
+	connect, timeout, err := cfg.way(target)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var nc *netConn
 	var stop func() bool
@@ -65,24 +73,28 @@ func Dial(ctx context.Context, url, hello string, cfg *DialConfig) (*Conn, *Answ
 		return nc
 	}
 	d := websocket.Dialer{
-		HandshakeTimeout: dialTimeout + tlsTimeout + upgradeTimeout,
+		HandshakeTimeout: timeout,
 		ReadBufferSize:   readBufferSize,
 		WriteBufferSize:  cfg.Max + frameHeader,
 		WriteBufferPool:  writePool(cfg.Max + frameHeader),
 		Subprotocols:     []string{Protocol},
 		NetDialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			c, err := cfg.dial(ctx, network, address)
+			c, err := connect(ctx, network, address)
 			if err != nil {
 				return nil, err
 			}
 			return wrap(c), nil
 		},
 		NetDialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			c, err := cfg.dial(ctx, network, address)
+			c, err := connect(ctx, network, address)
 			if err != nil {
 				return nil, err
 			}
-			t, err := cfg.startTLS(ctx, c, address)
+			host, _, err := net.SplitHostPort(address)
+			if err != nil {
+				host = address
+			}
+			t, err := startTLS(ctx, c, host, cfg.tls())
 			if err != nil {
 				return nil, err
 			}
@@ -98,7 +110,7 @@ func Dial(ctx context.Context, url, hello string, cfg *DialConfig) (*Conn, *Answ
 	if cfg.Host != "" {
 		header.Set("Host", cfg.Host)
 	}
-	ws, resp, err := d.DialContext(ctx, url, header)
+	ws, resp, err := d.DialContext(ctx, target, header)
 	if stop != nil && !stop() && err == nil { // interrupted just now
 		ws.Close()
 		return nil, nil, ctx.Err()
@@ -108,7 +120,7 @@ func Dial(ctx context.Context, url, hello string, cfg *DialConfig) (*Conn, *Answ
 			err = errors.New("no answer")
 		}
 		if cause := ctx.Err(); cause != nil {
-			err = fmt.Errorf("%w (%v)", cause, err)
+			err = fmt.Errorf("%w (%w)", cause, err)
 		}
 		return nil, nil, err
 	}
@@ -142,20 +154,40 @@ func (cfg *DialConfig) dial(ctx context.Context, network, address string) (net.C
 	return (&net.Dialer{}).DialContext(ctx, network, address)
 }
 
-// startTLS speaks HTTP/1.1 only: RFC 6455 has no other, and a server that picks h2 would not upgrade.
-func (cfg *DialConfig) startTLS(ctx context.Context, c net.Conn, address string) (net.Conn, error) {
-	var conf *tls.Config
-	if cfg.TLS != nil {
-		conf = cfg.TLS.Clone()
-	} else {
-		conf = &tls.Config{}
+// way is how a server is connected to, directly or through a proxy, and how long all may take.
+func (cfg *DialConfig) way(target string) (connect func(ctx context.Context, network, address string) (net.Conn, error), timeout time.Duration, err error) {
+	const direct = dialTimeout + tlsTimeout + upgradeTimeout
+	if cfg.Proxy == nil {
+		return cfg.dial, direct, nil
 	}
+	u, err := url.Parse(target)
+	if err != nil {
+		return nil, 0, err
+	}
+	proxy, err := cfg.Proxy(u)
+	if err != nil {
+		return nil, 0, err
+	}
+	if proxy == nil {
+		return cfg.dial, direct, nil
+	}
+	return func(ctx context.Context, _, address string) (net.Conn, error) {
+		return cfg.dialProxy(ctx, proxy, address)
+	}, direct + proxyTimeout, nil
+}
+
+func (cfg *DialConfig) tls() *tls.Config {
+	if cfg.TLS != nil {
+		return cfg.TLS.Clone()
+	}
+	return &tls.Config{}
+}
+
+// startTLS speaks HTTP/1.1 only: RFC 6455 has no other, and a server that picks h2 would not upgrade. It
+// keeps conf.
+func startTLS(ctx context.Context, c net.Conn, host string, conf *tls.Config) (net.Conn, error) {
 	conf.NextProtos = []string{"http/1.1"}
 	if conf.ServerName == "" {
-		host, _, err := net.SplitHostPort(address)
-		if err != nil {
-			host = address
-		}
 		conf.ServerName = host
 	}
 	ctx, cancel := context.WithTimeout(ctx, tlsTimeout)
