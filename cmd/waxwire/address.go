@@ -16,6 +16,8 @@ type server struct {
 	url    *url.URL
 	others []*url.URL
 	key    keys.PublicKey
+
+	proxies proxies // on the way there
 }
 
 // parseServer reads SERVER, which is one URL or several with commas between them, and --server-key.
@@ -86,6 +88,9 @@ func (s server) of(err error) server {
 	}
 	return s
 }
+
+// proxied reports whether it is reached through a proxy.
+func (s server) proxied() bool { return s.proxies.of(s.url) != nil }
 
 func (s server) String() string { return s.url.String() }
 func (s server) host() string   { return s.url.Hostname() }

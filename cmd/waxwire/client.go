@@ -97,10 +97,9 @@ func (a *absence) end() absent {
 
 func (a *app) clientCommand() *cobra.Command {
 	var (
-		key     string
-		locals  []string
-		wait    bool
-		timeout time.Duration
+		reach  reachFlags
+		locals []string
+		wait   bool
 	)
 	cmd := &cobra.Command{
 		Use:   "client SERVER --server-key wax1... -L SPEC...",
@@ -115,7 +114,9 @@ A SPEC is [BIND:]PORT:HOST:PORT, [BIND:]PORT:/path.sock, /path.sock:HOST:PORT or
 BIND is 127.0.0.1 unless written; PORT 0 takes any port that is free.`,
 		Example: `  waxwire client ws://relay.example.net:8443/wax --server-key wax1... -L 8080:localhost:80
   waxwire client wss://relay.example.net/wax --server-key wax1... -L 5432:/run/postgresql/.s.PGSQL.5432
-  waxwire client wss://relay.example.net/wax --server-key wax1... -L 0:db.internal:5432 --wait`,
+  waxwire client wss://relay.example.net/wax --server-key wax1... -L 0:db.internal:5432 --wait
+  waxwire client wss://relay.example.net/wax --server-key wax1... -L 8080:localhost:80 --proxy http://me@proxy.corp:3128
+  waxwire client wss://10.0.0.5/wax --server-key wax1... -L 8080:localhost:80 --tls-ca ca.pem --tls-server-name relay.internal`,
 		Args:                  needs("SERVER"),
 		DisableFlagsInUseLine: true,
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -123,30 +124,20 @@ BIND is 127.0.0.1 unless written; PORT 0 takes any port that is free.`,
 			if err != nil {
 				return err
 			}
-			srv, err := parseServer(args[0], key)
+			conn, err := a.connector(args[0], &reach)
 			if err != nil {
 				return err
 			}
-			if timeout <= 0 {
-				return usagef("--connect-timeout has to be more than nothing")
-			}
-			id, err := a.openClientIdentity()
-			if err != nil {
-				return err
-			}
-			defer id.Wipe()
-			c := &client{
-				app: a, server: srv, conn: &connector{app: a, server: srv, id: id, timeout: timeout}, process: newProcess(),
-			}
+			defer conn.id.Wipe()
+			c := &client{app: a, server: conn.server, conn: conn, process: newProcess()}
 			return c.run(specs, wait)
 		},
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringArrayVarP(&locals, "local", "L", nil, "forward a port or socket of this host, as `SPEC` (repeatable)")
-	f.StringVar(&key, "server-key", "", "the public key of the server, `wax1...`")
+	reach.add(f)
 	f.BoolVar(&wait, "wait", false, "if the server cannot be reached at first, go on trying")
-	f.DurationVar(&timeout, "connect-timeout", 10*time.Second, "how long one try may take")
 	return cmd
 }
 

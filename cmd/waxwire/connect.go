@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"time"
 
@@ -17,6 +19,10 @@ type connector struct {
 	server  server
 	id      *keys.Identity
 	timeout time.Duration // of one try, of each URL
+
+	tls, proxyTLS *tls.Config
+	header        http.Header
+	host          string
 }
 
 // dial makes one try. When it returns, the other end has answered a ping: it has taken this end for
@@ -24,10 +30,7 @@ type connector struct {
 func (c *connector) dial(ctx context.Context) (*tunnel.Tunnel, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout*time.Duration(1+len(c.server.others)))
 	defer cancel()
-	tun, err := tunnel.Dial(ctx, c.server.String(), &tunnel.Config{
-		Identity: c.id, ServerKey: c.server.key, Alternates: c.server.alternates(),
-		HandshakeTimeout: c.timeout, Logger: c.app.log,
-	})
+	tun, err := tunnel.Dial(ctx, c.server.String(), c.config())
 	if err != nil {
 		return nil, err
 	}

@@ -37,15 +37,22 @@ const (
 	codePeerFile        code = "peer_file"
 	codeTLSFiles        code = "tls_files"
 
-	codeUnreachable  code = "unreachable"
-	codeNoSuchHost   code = "no_such_host"
-	codeTimeout      code = "timeout"
-	codeNotOurs      code = "not_a_waxwire_server"
-	codeUpgrade      code = "upgrade_not_passed"
-	codeNoTLS        code = "server_without_tls"
-	codeTLS          code = "server_wants_tls"
-	codeCertificate  code = "tls_certificate"
-	codeBusy         code = "server_busy"
+	codeUnreachable code = "unreachable"
+	codeNoSuchHost  code = "no_such_host"
+	codeTimeout     code = "timeout"
+	codeNotOurs     code = "not_a_waxwire_server"
+	codeUpgrade     code = "upgrade_not_passed"
+	codeNoTLS       code = "server_without_tls"
+	codeTLS         code = "server_wants_tls"
+	codeCertificate code = "tls_certificate"
+	codeBusy        code = "server_busy"
+	codeClientCert  code = "tls_client_certificate"
+
+	codeProxySetting     code = "proxy_setting"
+	codeProxyUnreachable code = "proxy_unreachable"
+	codeProxyLogin       code = "proxy_login"
+	codeProxyRefused     code = "proxy_refused"
+
 	codeServerKey    code = "server_key_changed"
 	codeNotEnrolled  code = "not_enrolled"
 	codeRefused      code = "refused"
@@ -93,6 +100,12 @@ var catalogue = map[code]struct {
 	codeTLS:         {exitUnreachable, false},
 	codeCertificate: {exitUnreachable, false},
 	codeBusy:        {exitUnreachable, true},
+	codeClientCert:  {exitUnreachable, false},
+
+	codeProxySetting:     {exitUsage, false},
+	codeProxyUnreachable: {exitUnreachable, true},
+	codeProxyLogin:       {exitUnreachable, false},
+	codeProxyRefused:     {exitUnreachable, true},
 
 	codeServerKey:   {exitIdentity, false},
 	codeNotEnrolled: {exitIdentity, false},

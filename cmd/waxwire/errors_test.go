@@ -88,7 +88,7 @@ func TestTexts(t *testing.T) {
   The server listens on ws://. Use ws:// here, or start the server with --tls-cert and --tls-key.`},
 		{"5 certificate", dial(&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{}}}, relay), 4, false,
 			`waxwire: the certificate of relay.example.net:443 is not good: it is for another name
-  It has to be for that name, and of an authority that this system trusts.`},
+  It has to be for that name, and of an authority that this system trusts, or --tls-ca.`},
 		{"6 bare 404", dial(tunnel.ErrNotFound, relay), 5, false,
 			`waxwire: wss://relay.example.net/wax did not answer as the server with the key ` + fp + `
   Wrong path, or a server with another key: set up anew, or somebody in between.

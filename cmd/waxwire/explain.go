@@ -30,9 +30,12 @@ func explainDial(err error, srv server, own keys.PublicKey) *failure {
 		dns     *net.DNSError
 		record  tls.RecordHeaderError
 		cert    *tls.CertificateVerificationError
+		proxy   *tunnel.ProxyError
 		ne      net.Error
 	)
 	switch {
+	case errors.As(err, &proxy):
+		return explainProxy(proxy, srv)
 	case errors.As(err, &refused):
 		return explainRefused(refused, srv, own)
 	case errors.Is(err, tunnel.ErrNotFound), errors.Is(err, tunnel.ErrAnswer):
@@ -52,8 +55,11 @@ func explainDial(err error, srv server, own keys.PublicKey) *failure {
 			"The server listens on ws://. Use ws:// here, or start the server with --tls-cert and --tls-key.")
 	case errors.As(err, &cert):
 		return fail(codeCertificate, err, fmt.Sprintf("the certificate of %s is not good: %s", srv.address(), certProblem(cert)),
-			"It has to be for that name, and of an authority that this system trusts.")
-	case srv.url.Scheme == "ws" && !isNetwork(err) && speaksTLS(srv.address()):
+			"It has to be for that name, and of an authority that this system trusts, or --tls-ca.")
+	case wantsClientCert(err):
+		return fail(codeClientCert, err, fmt.Sprintf("%s wants a TLS certificate of this device, and not the one it got, if any", srv.address()),
+			"Name one that it knows with --tls-cert and --tls-key.")
+	case srv.url.Scheme == "ws" && !isNetwork(err) && speaksTLS(srv):
 		return wantsTLS(err, srv)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fail(codeUnreachable, err, fmt.Sprintf("cannot reach %s: connection refused", srv.address()),
@@ -93,7 +99,7 @@ func explainAnswer(e *tunnel.AnswerError, srv server) *failure {
 	switch {
 	case e.Status == http.StatusServiceUnavailable:
 		return fail(codeBusy, e, fmt.Sprintf("%s is busy: it answered %q%s", srv, text, from), "Try again in a moment.")
-	case e.Status == http.StatusBadRequest && srv.url.Scheme == "ws" && speaksTLS(srv.address()):
+	case e.Status == http.StatusBadRequest && srv.url.Scheme == "ws" && speaksTLS(srv):
 		return wantsTLS(e, srv)
 	case e.Status == http.StatusBadGateway, e.Status == http.StatusGatewayTimeout:
 		return fail(codeUpgrade, e, fmt.Sprintf("%s answered %q%s", srv, text, from),
@@ -116,16 +122,31 @@ func wantsTLS(err error, srv server) *failure {
 
 // speaksTLS asks a server that did not understand HTTP whether it does TLS. The certificate does not
 // matter: only a better text depends on it.
-func speaksTLS(address string) bool {
+func speaksTLS(srv server) bool {
+	if srv.proxied() { // it cannot be asked directly, maybe, and must not be
+		return false
+	}
 	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 2 * time.Second}, Config: &tls.Config{InsecureSkipVerify: true}}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	c, err := d.DialContext(ctx, "tcp", address)
+	c, err := d.DialContext(ctx, "tcp", srv.address())
 	if err != nil {
 		return false
 	}
 	c.Close()
 	return true
+}
+
+// wantsClientCert reports whether the other end broke off TLS for want of a certificate that it likes. The
+// type of its alert is nobody's to see.
+func wantsClientCert(err error) bool {
+	var op *net.OpError
+	if !errors.As(err, &op) || op.Op != "remote error" || op.Err == nil {
+		return false
+	}
+	return slices.ContainsFunc([]string{
+		"certificate required", "bad certificate", "unknown certificate", "unknown certificate authority", "expired certificate", "revoked certificate",
+	}, func(alert string) bool { return op.Err.Error() == "tls: "+alert })
 }
 
 func isNetwork(err error) bool {
@@ -275,6 +296,15 @@ func plain(err error) string {
 		text = strings.TrimPrefix(text, prefix)
 	}
 	return text
+}
+
+// cause is what a call to the system failed of, without the call and its arguments.
+func cause(err error) string {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err.Error()
+	}
+	return plain(err)
 }
 
 func cut(s string, n int) string {

@@ -16,8 +16,7 @@ import (
 )
 
 func (a *app) pipeCommand() *cobra.Command {
-	var key string
-	var timeout time.Duration
+	var reach reachFlags
 	cmd := &cobra.Command{
 		Use:   "pipe SERVER --server-key wax1... HOST:PORT",
 		Short: "Connect stdin and stdout to a port or socket that the server reaches",
@@ -26,7 +25,8 @@ input is passed on, and the program goes on until the other side has ended too. 
 server is a pause. SERVER is a URL, or several of one server with commas between them.`,
 		Example: `  ssh -o ProxyCommand='waxwire pipe wss://relay.example.net/wax --server-key wax1... %h:%p' me@db.internal
   waxwire pipe ws://127.0.0.1:8443/wax --server-key wax1... localhost:6379
-  waxwire pipe ws://127.0.0.1:8443/wax --server-key wax1... /run/app.sock`,
+  waxwire pipe ws://127.0.0.1:8443/wax --server-key wax1... /run/app.sock
+  waxwire pipe wss://relay.example.net/wax --server-key wax1... localhost:22 --proxy socks5h://127.0.0.1:1080`,
 		Args:                  needs("SERVER", "HOST:PORT"),
 		DisableFlagsInUseLine: true,
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -34,24 +34,16 @@ server is a pause. SERVER is a URL, or several of one server with commas between
 			if err != nil {
 				return fail(codeForwardSpec, err, visible(err.Error()), "Form: HOST:PORT or /path.sock, for example localhost:22")
 			}
-			srv, err := parseServer(args[0], key)
+			c, err := a.connector(args[0], &reach)
 			if err != nil {
 				return err
 			}
-			if timeout <= 0 {
-				return usagef("--connect-timeout has to be more than nothing")
-			}
-			id, err := a.openClientIdentity()
-			if err != nil {
-				return err
-			}
-			defer id.Wipe()
-			return a.runPipe(&connector{app: a, server: srv, id: id, timeout: timeout}, target)
+			defer c.id.Wipe()
+			return a.runPipe(c, target)
 		},
 	}
 	cmd.Flags().SortFlags = false
-	cmd.Flags().StringVar(&key, "server-key", "", "the public key of the server, `wax1...`")
-	cmd.Flags().DurationVar(&timeout, "connect-timeout", 10*time.Second, "how long one try may take")
+	reach.add(cmd.Flags())
 	return cmd
 }
 

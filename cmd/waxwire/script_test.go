@@ -70,6 +70,7 @@ func TestScript(t *testing.T) {
 			"drink":   cmdDrink,
 			"finish":  cmdFinish,
 			"cutoff":  cmdCutOff,
+			"proxy":   cmdProxy,
 
 			"crowd":      cmdCrowd,
 			"disperse":   cmdDisperse,
@@ -138,7 +139,7 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	noNeg(ts, neg)
 	name := args[0]
 	env := []string{}
-	for _, key := range []string{"PATH", "HOME", "LC_ALL", "TERM", "TMPDIR", "SSL_CERT_FILE", "WAXWIRE_HOME", "NO_COLOR", "JOURNAL_STREAM", "XDG_RUNTIME_DIR"} {
+	for _, key := range []string{"PATH", "HOME", "LC_ALL", "TERM", "TMPDIR", "SSL_CERT_FILE", "WAXWIRE_HOME", "NO_COLOR", "JOURNAL_STREAM", "XDG_RUNTIME_DIR", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"} {
 		if v := ts.Getenv(key); v != "" {
 			env = append(env, key+"="+v)
 		}
@@ -269,6 +270,13 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	switch args[0] {
 	case "http", "unix":
 		go http.Serve(l, answer(200))
+	case "head": // leaves what it was asked in head.log
+		go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var b bytes.Buffer
+			fmt.Fprintf(&b, "Host: %s\n", r.Host)
+			r.Header.Write(&b)
+			os.WriteFile(ts.MkAbs("head.log"), b.Bytes(), 0o600)
+		}))
 	case "nginx400":
 		go http.Serve(l, answer(400, "Server", "nginx"))
 	case "nginx502":

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"time"
@@ -24,30 +25,42 @@ type stamp struct {
 	size int64
 }
 
-// tlsConfig returns how to serve with the files of --tls-cert and --tls-key, nil without them, and
-// what reads them again.
-func (a *app) tlsConfig(certFile, keyFile string) (*tls.Config, func() error, error) {
+// loadCertificate reads the files of --tls-cert and --tls-key. It is nil without them.
+func loadCertificate(certFile, keyFile string) (*certificate, error) {
 	if certFile == "" && keyFile == "" {
-		return nil, func() error { return nil }, nil
+		return nil, nil
 	}
 	if certFile == "" || keyFile == "" {
-		return nil, nil, usagef("--tls-cert and --tls-key go together")
+		return nil, usagef("--tls-cert and --tls-key go together")
 	}
 	c := &certificate{certFile: certFile, keyFile: keyFile}
 	if err := c.load(); err != nil {
-		return nil, nil, fail(codeTLSFiles, err, fmt.Sprintf("cannot use %s and %s: %s", visible(certFile), visible(keyFile), visible(plain(err))))
+		return nil, fail(codeTLSFiles, err, fmt.Sprintf("cannot use %s and %s: %s", visible(certFile), visible(keyFile), visible(plain(err))))
+	}
+	return c, nil
+}
+
+// tlsConfig returns how to serve with the files of --tls-cert and --tls-key, nil without them, and
+// what reads them again.
+func (a *app) tlsConfig(certFile, keyFile string) (*tls.Config, func() error, error) {
+	c, err := loadCertificate(certFile, keyFile)
+	if c == nil {
+		return nil, func() error { return nil }, err
 	}
 	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"http/1.1"}, // HTTP/2 cannot be upgraded to a WebSocket
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			cert, err := c.current()
-			if err != nil {
-				a.log.Warn("the TLS files stay as they were", "err", err)
-			}
-			return cert, nil
-		},
+		MinVersion:     tls.VersionTLS12,
+		NextProtos:     []string{"http/1.1"}, // HTTP/2 cannot be upgraded to a WebSocket
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.currentOr(a.log), nil },
 	}, c.load, nil
+}
+
+// currentOr is current for those who can do nothing about files that are no good.
+func (c *certificate) currentOr(log *slog.Logger) *tls.Certificate {
+	cert, err := c.current()
+	if err != nil {
+		log.Warn("the TLS files stay as they were", "err", err)
+	}
+	return cert
 }
 
 func (c *certificate) load() error {
