@@ -166,6 +166,10 @@ func (s *Session) pumpLocked(until uint64) {
 		s.writing = l.next
 		ok := s.writeLocked(l, seg.buf)
 		s.writing = 0
+		if s.err != nil { // the session has ended meanwhile and has left this one to us
+			seg.free()
+			break
+		}
 		if ok {
 			l.next++
 		}
