@@ -256,6 +256,24 @@ func TestPingsArePaced(t *testing.T) {
 	})
 }
 
+// A client that asks for a sign of life as soon as it is connected, as the command does before it says that
+// it is ready, waits for round trips and nothing else.
+func TestFirstPingIsNotHeldUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newTestPair(t, secure.DefaultMax, secure.PadNone)
+		defer p.close()
+		go p.client.ReadMessage(context.Background())
+		go p.server.ReadMessage(context.Background())
+		begin := time.Now()
+		if _, err := p.client.Ping(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("it took %v over a network that takes no time", took)
+		}
+	})
+}
+
 // Both ends come to know the round-trip time as soon as somebody asks, not only after a silence: a
 // server's windows would never grow on a long path.
 func TestRTTIsMeasuredWhenAsked(t *testing.T) {

@@ -32,7 +32,8 @@ type control struct {
 	pingDue bool
 
 	// One PING is open at a time, and the next one leaves no sooner than pingPause after it: the other
-	// end takes few of them.
+	// end takes few of them. Only the first does not hold up the second: it is the proof that every
+	// client begins with, and a program's own Ping often follows it at once.
 	pingID     uint64
 	pingLast   time.Time              // when the last one left
 	pingSent   time.Time              // the same; zero: it has been answered
@@ -243,7 +244,7 @@ func (c *Conn) mayPingLocked() bool {
 		return false
 	}
 	pause := pingPause - time.Since(k.pingLast)
-	if k.pingLast.IsZero() || pause <= 0 {
+	if k.pingID < 2 || pause <= 0 {
 		return true
 	}
 	if k.pingTimer == nil {
