@@ -170,13 +170,13 @@ func sourceOf(r *http.Request, proxies []netip.Prefix) netip.Prefix {
 	if addr.Is6() {
 		bits = 64
 	}
-	p, _ := addr.Prefix(bits) // the zero prefix for what has no address, such as a unix socket
+	p, _ := addr.Prefix(bits) // the zero prefix for what has no address: a unix socket
 	return p
 }
 
 func trusted(addr netip.Addr, proxies []netip.Prefix) bool {
 	for _, p := range proxies {
-		if p.Contains(addr) {
+		if p.Contains(addr) || !p.IsValid() && !addr.IsValid() {
 			return true
 		}
 	}

@@ -55,7 +55,8 @@ type Server struct {
 	// URLs lists what clients may have dialled, exactly. It is compared with what the client sealed,
 	// which no proxy can rewrite. Empty: any.
 	URLs []string
-	// TrustedProxies lists whose X-Forwarded-For counts for limits by source.
+	// TrustedProxies lists whose X-Forwarded-For counts for limits by source. The zero Prefix stands for
+	// those that come through a unix socket.
 	TrustedProxies []netip.Prefix
 
 	// Service, Suite, MaxMessage and Padding are those of [Config].
@@ -229,6 +230,7 @@ func (s *Server) addressed(r *http.Request) bool {
 		if h, _, err := net.SplitHostPort(host); err == nil {
 			host = h
 		}
+		host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 		if !slices.ContainsFunc(s.Hosts, func(h string) bool { return strings.EqualFold(h, host) }) {
 			return false
 		}
