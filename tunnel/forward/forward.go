@@ -113,7 +113,7 @@ func (f *Forwarder) Listen(l Local) (*Listener, error) {
 	var ln net.Listener
 	var err error
 	if l.Listen.Network == "unix" {
-		ln, err = listenUnix(l.Listen.Addr)
+		ln, err = ListenUnix(l.Listen.Addr, 0o600)
 	} else {
 		if ln, err = net.Listen("tcp", l.Listen.Addr); err == nil {
 			l.Listen.Addr = listenAddr(l.Listen.Addr, ln.Addr())
@@ -268,12 +268,13 @@ type unixListener struct {
 	once sync.Once
 }
 
-// listenUnix listens on a socket that only its owner may connect to. A socket that is there
-// already is replaced only if nobody answers.
+// ListenUnix listens on a unix socket of that mode, at an absolute path. A socket that is there already is
+// replaced only if nobody answers; else the error is EADDRINUSE. Closing the listener removes the socket, if
+// it is still its own.
 //
 // The socket is made in a folder that nobody else can enter and moved to its place when its mode is
 // right: there is no moment at which others could connect, and what is replaced is replaced at once.
-func listenUnix(path string) (_ net.Listener, err error) {
+func ListenUnix(path string, mode os.FileMode) (_ net.Listener, err error) {
 	switch info, err := os.Lstat(path); {
 	case err == nil && info.Mode().Type() != os.ModeSocket:
 		return nil, &net.OpError{Op: "listen", Net: "unix", Err: fmt.Errorf("%s exists and is not a socket", path)}
@@ -302,7 +303,7 @@ func listenUnix(path string) (_ net.Listener, err error) {
 		return nil, err
 	}
 	ln.SetUnlinkOnClose(false)
-	if err = os.Chmod(temp, 0o600); err == nil {
+	if err = os.Chmod(temp, mode); err == nil {
 		err = os.Rename(temp, path)
 	}
 	var info os.FileInfo
