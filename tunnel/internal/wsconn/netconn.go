@@ -1,6 +1,7 @@
 package wsconn
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -12,13 +13,16 @@ import (
 // errAnswerTooLarge says that a server's answer to the upgrade does not end within the bound.
 var errAnswerTooLarge = errors.New("the answer's head is too large")
 
+// alertTimeout bounds the wait for what TLS says of a connection that was cut. It is there, or never will be.
+const alertTimeout = 100 * time.Millisecond
+
 // netConn stands between the WebSocket library and the network. It bounds the head of a server's
 // answer, gives each message a deadline of its own from its first byte, and can be interrupted for
 // good: after that no deadline that the library sets can bring it back.
 type netConn struct {
 	net.Conn
 
-	headLeft    int  // reader only: bytes that the answer may still have; negative: no bound
+	headLeft    int  // reader only, and who writes a request: bytes that the answer may still have; negative: no bound
 	inMessage   bool // reader only: a message has begun and is not yet whole
 	deadlineSet bool // reader only
 
@@ -102,7 +106,25 @@ func (c *netConn) Write(p []byte) (int, error) {
 	if dead {
 		return 0, os.ErrDeadlineExceeded
 	}
-	return c.Conn.Write(p)
+	n, err := c.Conn.Write(p)
+	if err != nil && c.headLeft >= 0 {
+		err = c.whyCut(err)
+	}
+	return n, err
+}
+
+// whyCut looks for the reason why a request could not be written: with TLS 1.3 a server that does not like a
+// client's certificate, or misses it, says so after the client's part of the handshake, and is gone.
+func (c *netConn) whyCut(err error) error {
+	if _, ok := c.Conn.(*tls.Conn); !ok || errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	c.setReadDeadline(time.Now().Add(alertTimeout))
+	var op *net.OpError
+	if _, alert := c.Conn.Read(make([]byte, 1)); errors.As(alert, &op) && op.Op == "remote error" {
+		return alert
+	}
+	return err
 }
 
 // interrupt frees whoever reads or writes, now and from now on.
