@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -98,22 +97,9 @@ func (c *connector) setTLS(f *reachFlags, srv server) error {
 		return err
 	}
 	c.tls.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		return cert.currentOr(c.app.log), nil
+		return cert.current(c.app.log), nil
 	}
 	return nil
-}
-
-// readAuthorities reads a file that has certificates in it, at least one.
-func readAuthorities(flag, file string) ([]byte, error) {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fail(codeTLSFiles, err, fmt.Sprintf("%s %s: %s", flag, visible(file), visible(cause(err))))
-	}
-	if !x509.NewCertPool().AppendCertsFromPEM(pem) {
-		return nil, fail(codeTLSFiles, nil, fmt.Sprintf("%s %s: there is no certificate in it", flag, visible(file)),
-			"It has to be in the PEM format: -----BEGIN CERTIFICATE-----")
-	}
-	return pem, nil
 }
 
 // parseHostField reads --host.

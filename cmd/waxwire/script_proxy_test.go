@@ -121,3 +121,25 @@ func (p *scriptProxy) join(c net.Conn, r io.Reader, how, address, ok string) {
 	}()
 	io.Copy(c, d)
 }
+
+// front SOCKET VAR: passes what connects to VAR on to a unix socket.
+func cmdFront(ts *testscript.TestScript, neg bool, args []string) {
+	noNeg(ts, neg)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Setenv(args[1], l.Addr().String())
+	s, path := stateOf(ts), ts.MkAbs(args[0])
+	s.cleanup = append(s.cleanup, func() { l.Close() })
+	go eachConn(l, func(c net.Conn) {
+		d, err := net.Dial("unix", path)
+		if err != nil {
+			return
+		}
+		defer d.Close()
+		go func() {
+			io.Copy(d, c)
+			d.Close()
+		}()
+		io.Copy(c, d)
+	})
+}

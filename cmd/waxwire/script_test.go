@@ -71,6 +71,7 @@ func TestScript(t *testing.T) {
 			"finish":  cmdFinish,
 			"cutoff":  cmdCutOff,
 			"proxy":   cmdProxy,
+			"front":   cmdFront,
 
 			"crowd":      cmdCrowd,
 			"disperse":   cmdDisperse,

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -26,8 +24,8 @@ import (
 const defaultListen = "127.0.0.1:8443"
 
 type serverFlags struct {
-	listen, allow, hosts, origins, proxies []string
-	path, cert, key, status                string
+	listen, allow, hosts, origins, urls, proxies []string
+	path, cert, key, clientCA, fallback, status  string
 }
 
 func (a *app) serverCommand() *cobra.Command {
@@ -39,24 +37,33 @@ func (a *app) serverCommand() *cobra.Command {
 connect before "waxwire peers add" lets them.
 
 Without TLS it listens on this host only, for a reverse proxy in front, unless an address is written
-out. What is inside is sealed either way.`,
+out. What is inside is sealed either way. A unix socket is its owner's alone unless a mode is written
+out, and has no TLS.
+
+Who asks for anything else than a tunnel gets a 404, or what --fallback says: the tunnel can stand on
+the same port as a web site.`,
 		Example: `  waxwire server
   waxwire server --listen :8443 --status 127.0.0.1:7787
-  waxwire server --listen :443 --tls-cert relay.crt --tls-key relay.key --host relay.example.net`,
+  waxwire server --listen :443 --tls-cert relay.crt --tls-key relay.key --host-allow relay.example.net
+  waxwire server --listen unix:/run/waxwire/relay.sock,mode=0660 --trusted-proxy unix
+  waxwire server --listen :443 --tls-cert relay.crt --tls-key relay.key --fallback http://127.0.0.1:3000`,
 		Args: needs(),
 		RunE: func(*cobra.Command, []string) error { return a.runServer(f) },
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
-	fl.StringArrayVar(&f.listen, "listen", []string{defaultListen}, "where to listen, as `[HOST]:PORT` (repeatable)")
+	fl.StringArrayVar(&f.listen, "listen", []string{defaultListen}, "where to listen, as `[HOST]:PORT` or unix:/path.sock[,mode=0660] (repeatable)")
 	fl.StringVar(&f.path, "path", "/wax", "the path of the URL under which tunnels are taken")
 	fl.StringArrayVar(&f.allow, "allow", nil, "what peers may do that have no `PERMISSION` of their own (repeatable)")
 	fl.StringVar(&f.cert, "tls-cert", "", "serve wss:// with this certificate `FILE`, read again when it changes")
 	fl.StringVar(&f.key, "tls-key", "", "and its key `FILE`")
+	fl.StringVar(&f.clientCA, "tls-client-ca", "", "ask TLS clients for a certificate of the authorities in this `FILE`, read again as well")
+	fl.StringVar(&f.fallback, "fallback", fallbackNone, "pass on all that is not for waxwire to this `URL`; none: a 404")
 	fl.StringVar(&f.status, "status", "off", "answer /healthz and /readyz on `ADDR`, or off")
-	fl.StringArrayVar(&f.hosts, "host", nil, "take requests for this host `NAME` only (repeatable)")
-	fl.StringArrayVar(&f.origins, "origin", nil, "take requests of web pages from this `ORIGIN` (repeatable; none is taken by default)")
-	fl.StringArrayVar(&f.proxies, "trusted-proxy", nil, "believe X-Forwarded-For from this address range, as `CIDR` (repeatable)")
+	fl.StringArrayVar(&f.hosts, "host-allow", nil, "take requests for this host `NAME` only (repeatable)")
+	fl.StringArrayVar(&f.origins, "origin-allow", nil, "take requests of web pages from this `ORIGIN` (repeatable; none is taken by default)")
+	fl.StringArrayVar(&f.urls, "url-allow", nil, "take clients only that dialled this `URL`, which no proxy can rewrite (repeatable)")
+	fl.StringArrayVar(&f.proxies, "trusted-proxy", nil, "believe X-Forwarded-For from this address range, as `CIDR`, or unix (repeatable)")
 	return cmd
 }
 
@@ -77,12 +84,6 @@ func (p peersWithDefault) Lookup(k keys.PublicKey) (keys.Peer, bool) {
 // Refresh hides the PeerDir's: this program refreshes it, connections or not.
 func (p peersWithDefault) Refresh() []error { return nil }
 
-// A listening is one address that the server listens on.
-type listening struct {
-	net.Listener
-	url string
-}
-
 // runServer serves until it is told to end.
 func (a *app) runServer(f serverFlags) error {
 	allow, err := parsePermissions(f.allow)
@@ -96,7 +97,15 @@ func (a *app) runServer(f serverFlags) error {
 	if !strings.HasPrefix(f.path, "/") || strings.ContainsAny(f.path, "?# ") {
 		return usagef("--path %s: a path begins with / and has no ?, # or space", visible(f.path))
 	}
-	tlsConfig, reload, err := a.tlsConfig(f.cert, f.key)
+	hosts, err := checkHosts(f.hosts)
+	if err := errors.Join(err, checkOrigins(f.origins), checkURLs(f.urls), f.check()); err != nil {
+		return err
+	}
+	fallback, err := newFallback(f.fallback, proxies, a.log)
+	if err != nil {
+		return err
+	}
+	secure, err := a.serverTLS(&f)
 	if err != nil {
 		return err
 	}
@@ -107,7 +116,7 @@ func (a *app) runServer(f serverFlags) error {
 		return err
 	}
 	defer status.Close()
-	listenings, err := listenAll(f.listen, f.path, tlsConfig)
+	listenings, err := listenAll(f.listen, f.path, secure.config)
 	if err != nil {
 		return err
 	}
@@ -126,7 +135,8 @@ func (a *app) runServer(f serverFlags) error {
 
 	srv := &tunnel.Server{
 		Identity: id, Peers: peersWithDefault{dir, allow}, Path: f.path,
-		Hosts: f.hosts, Origins: f.origins, TrustedProxies: proxies, Logger: a.log,
+		Hosts: hosts, Origins: f.origins, URLs: f.urls, TrustedProxies: proxies,
+		Fallback: fallback, Logger: a.log,
 	}
 	var stopping atomic.Bool
 	about := serverReport{processReport: newProcess(), PublicKey: id.Public().String(), Listening: []string{}}
@@ -161,10 +171,10 @@ func (a *app) runServer(f serverFlags) error {
 		})
 	}
 	serving.Go(func() { a.acceptTunnels(ctx, srv) })
-	serving.Go(func() { a.keepFresh(ctx, dir, hangups, reload) })
+	serving.Go(func() { a.keepFresh(ctx, dir, hangups, secure.reload) })
 	ready.set(true)
 	a.sayListening(serverScreen{
-		id: id, path: path, created: created, listenings: listenings, tls: tlsConfig != nil,
+		id: id, path: path, created: created, listenings: listenings, tls: secure.config != nil, fallback: f.fallback,
 		peers: len(dir.List()), status: status.url(),
 	})
 
@@ -250,67 +260,6 @@ func (a *app) sayStopping(s os.Signal, srv *tunnel.Server) {
 	}
 }
 
-func parsePrefixes(texts []string) ([]netip.Prefix, error) {
-	var list []netip.Prefix
-	for _, text := range texts {
-		p, err := netip.ParsePrefix(text)
-		if a, e := netip.ParseAddr(text); e == nil {
-			p, err = netip.PrefixFrom(a, a.BitLen()), nil
-		}
-		if err != nil {
-			return nil, fail(codeUsage, err, fmt.Sprintf("--trusted-proxy %s: not an address range", visible(text)),
-				"Form: 10.0.0.0/8 or 127.0.0.1")
-		}
-		list = append(list, p.Masked())
-	}
-	return list, nil
-}
-
-// listenAll opens all addresses or none.
-func listenAll(addrs []string, path string, tlsConfig *tls.Config) ([]listening, error) {
-	var all []listening
-	for _, addr := range addrs {
-		l, err := listenOne(addr)
-		if err != nil {
-			for _, open := range all {
-				open.Close()
-			}
-			return nil, err
-		}
-		u := url.URL{Scheme: "ws", Host: shownAddress(addr, l.Addr()), Path: path}
-		if tlsConfig != nil {
-			l = tls.NewListener(l, tlsConfig)
-			u.Scheme = "wss"
-		}
-		all = append(all, listening{l, u.String()})
-	}
-	return all, nil
-}
-
-func listenOne(addr string) (net.Listener, error) {
-	if _, _, err := net.SplitHostPort(addr); err != nil {
-		return nil, fail(codeUsage, err, fmt.Sprintf("--listen %s: this is not HOST:PORT", visible(addr)),
-			"Form: 127.0.0.1:8443, [::1]:8443, or :8443 for all interfaces")
-	}
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, explainListen(err, addr, "")
-	}
-	return l, nil
-}
-
-// shownAddress is what was asked for, with the port that the system has chosen in the place of 0.
-func shownAddress(asked string, got net.Addr) string {
-	host, port, err := net.SplitHostPort(asked)
-	if err != nil || host == "" {
-		return got.String()
-	}
-	if t, ok := got.(*net.TCPAddr); ok {
-		port = fmt.Sprint(t.Port)
-	}
-	return net.JoinHostPort(host, port)
-}
-
 // A serverScreen is what is said when the server is ready.
 type serverScreen struct {
 	id         *keys.Identity
@@ -320,6 +269,7 @@ type serverScreen struct {
 	tls        bool
 	peers      int
 	status     string
+	fallback   string
 }
 
 func (a *app) sayListening(s serverScreen) {
@@ -354,10 +304,15 @@ func (a *app) sayListening(s serverScreen) {
 		if i == 0 {
 			label = "Listening"
 		}
-		if !s.tls {
+		if l.local() {
+			note = "   sealed; for a proxy of this host"
+		} else if !s.tls {
 			note = "   sealed; for wss:// add --tls-cert and --tls-key"
 		}
 		a.ui.sayf("  %-11s  %s%s", label, l.url, note)
+	}
+	if s.fallback != fallbackNone {
+		a.ui.sayf("  Fallback     %s", visible(s.fallback))
 	}
 	if s.status != "" {
 		a.ui.sayf("  Status       %s", s.status)
@@ -371,8 +326,18 @@ func (a *app) sayListening(s serverScreen) {
 	a.ui.sayf("Next, with the key that \"waxwire key show\" prints on the other host, here:")
 	a.ui.sayf("  waxwire peers add laptop wax1... --allow connect=localhost:80")
 	a.ui.sayf("and there:")
-	a.ui.sayf("  waxwire client %s --server-key %s -L 8080:localhost:80", reachable(s.listenings[0].url), public)
+	a.ui.sayf("  waxwire client %s --server-key %s -L 8080:localhost:80", dialled(s.listenings), public)
 	a.ui.sayf("")
+}
+
+// dialled is a URL that clients may use.
+func dialled(all []listening) string {
+	for _, l := range all {
+		if !l.local() {
+			return reachable(l.url)
+		}
+	}
+	return "wss://HOST/wax"
 }
 
 // reachable puts this host's name in the place of an address that stands for all interfaces.

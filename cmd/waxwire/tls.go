@@ -2,21 +2,24 @@ package main
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
 
-// A certificate is a pair of files, read again when one of them changes: whoever renews it need not
+// A watched is what was read from files, read again when one of them changes: whoever renews them need not
 // tell us.
-type certificate struct {
-	certFile, keyFile string
+type watched[T any] struct {
+	files []string
+	read  func() (T, error)
 
 	mu      sync.Mutex // guards the following
-	loaded  *tls.Certificate
-	stamps  [2]stamp
+	loaded  T
+	stamps  []stamp
 	checked time.Time
 }
 
@@ -25,89 +28,155 @@ type stamp struct {
 	size int64
 }
 
+func (w *watched[T]) load() error {
+	stamps, err := w.stat()
+	if err != nil {
+		return err
+	}
+	loaded, err := w.read()
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.loaded, w.stamps = loaded, stamps
+	return nil
+}
+
+func (w *watched[T]) stat() ([]stamp, error) {
+	var stamps []stamp
+	for _, name := range w.files {
+		info, err := os.Stat(name)
+		if err != nil {
+			return nil, err
+		}
+		stamps = append(stamps, stamp{info.ModTime(), info.Size()})
+	}
+	return stamps, nil
+}
+
+// current returns what the files hold. It looks at them once in a second at most; files that cannot be
+// used leave what was there in place, are told to the log, and are tried again.
+func (w *watched[T]) current(log *slog.Logger) T {
+	w.mu.Lock()
+	loaded, stamps, due := w.loaded, w.stamps, time.Since(w.checked) >= time.Second
+	if due {
+		w.checked = time.Now()
+	}
+	w.mu.Unlock()
+	if !due {
+		return loaded
+	}
+	now, err := w.stat()
+	if err == nil && slices.Equal(now, stamps) {
+		return loaded
+	}
+	if err == nil {
+		err = w.load()
+	}
+	if err != nil {
+		log.Warn("the TLS files stay as they were", "err", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.loaded
+}
+
 // loadCertificate reads the files of --tls-cert and --tls-key. It is nil without them.
-func loadCertificate(certFile, keyFile string) (*certificate, error) {
+func loadCertificate(certFile, keyFile string) (*watched[*tls.Certificate], error) {
 	if certFile == "" && keyFile == "" {
 		return nil, nil
 	}
 	if certFile == "" || keyFile == "" {
 		return nil, usagef("--tls-cert and --tls-key go together")
 	}
-	c := &certificate{certFile: certFile, keyFile: keyFile}
-	if err := c.load(); err != nil {
+	w := &watched[*tls.Certificate]{files: []string{certFile, keyFile}, read: func() (*tls.Certificate, error) {
+		cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+		return &cert, err
+	}}
+	if err := w.load(); err != nil {
 		return nil, fail(codeTLSFiles, err, fmt.Sprintf("cannot use %s and %s: %s", visible(certFile), visible(keyFile), visible(plain(err))))
 	}
-	return c, nil
+	return w, nil
 }
 
-// tlsConfig returns how to serve with the files of --tls-cert and --tls-key, nil without them, and
-// what reads them again.
-func (a *app) tlsConfig(certFile, keyFile string) (*tls.Config, func() error, error) {
-	c, err := loadCertificate(certFile, keyFile)
-	if c == nil {
-		return nil, func() error { return nil }, err
+// readAuthorities reads a file that has certificates in it, at least one.
+func readAuthorities(flag, file string) ([]byte, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fail(codeTLSFiles, err, fmt.Sprintf("%s %s: %s", flag, visible(file), visible(cause(err))))
 	}
-	return &tls.Config{
+	if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+		return nil, fail(codeTLSFiles, nil, fmt.Sprintf("%s %s: there is no certificate in it", flag, visible(file)),
+			"It has to be in the PEM format: -----BEGIN CERTIFICATE-----")
+	}
+	return pem, nil
+}
+
+// A serverTLS is how a server does TLS.
+type serverTLS struct {
+	config *tls.Config  // nil for no TLS
+	reload func() error // reads the files again
+}
+
+// serverTLS applies the --tls flags of the server.
+func (a *app) serverTLS(f *serverFlags) (*serverTLS, error) {
+	cert, err := loadCertificate(f.cert, f.key)
+	if err != nil {
+		return nil, err
+	}
+	if cert == nil {
+		if f.clientCA != "" {
+			return nil, usagef("--tls-client-ca needs --tls-cert and --tls-key")
+		}
+		return &serverTLS{reload: func() error { return nil }}, nil
+	}
+	t := &serverTLS{reload: cert.load, config: &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{"http/1.1"}, // HTTP/2 cannot be upgraded to a WebSocket
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.currentOr(a.log), nil },
-	}, c.load, nil
-}
-
-// currentOr is current for those who can do nothing about files that are no good.
-func (c *certificate) currentOr(log *slog.Logger) *tls.Certificate {
-	cert, err := c.current()
-	if err != nil {
-		log.Warn("the TLS files stay as they were", "err", err)
-	}
-	return cert
-}
-
-func (c *certificate) load() error {
-	stamps, err := c.stat()
-	if err != nil {
-		return err
-	}
-	cert, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.loaded, c.stamps = &cert, stamps
-	return nil
-}
-
-func (c *certificate) stat() (stamps [2]stamp, err error) {
-	for i, name := range []string{c.certFile, c.keyFile} {
-		info, err := os.Stat(name)
-		if err != nil {
-			return stamps, err
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert.current(a.log), nil },
+	}}
+	if f.clientCA != "" {
+		if err := t.askClients(a.log, f.clientCA); err != nil {
+			return nil, err
 		}
-		stamps[i] = stamp{info.ModTime(), info.Size()}
 	}
-	return stamps, nil
+	return t, nil
 }
 
-// current returns the certificate. It looks at the files once in a second at most; files that
-// cannot be used leave the old one in place, and are tried again.
-func (c *certificate) current() (*tls.Certificate, error) {
-	c.mu.Lock()
-	cert, stamps, due := c.loaded, c.stamps, time.Since(c.checked) >= time.Second
-	if due {
-		c.checked = time.Now()
+// askClients has TLS clients show a certificate of the authorities in file.
+func (t *serverTLS) askClients(log *slog.Logger, file string) error {
+	pools := &watched[*x509.CertPool]{files: []string{file}, read: func() (*x509.CertPool, error) {
+		pem, err := readAuthorities("--tls-client-ca", file)
+		if err != nil {
+			return nil, err
+		}
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM(pem)
+		return pool, nil
+	}}
+	if _, err := readAuthorities("--tls-client-ca", file); err != nil {
+		return err
 	}
-	c.mu.Unlock()
-	if !due {
-		return cert, nil
+	if err := pools.load(); err != nil {
+		return err
 	}
-	if now, err := c.stat(); err != nil || now == stamps {
-		return cert, err
+	// A ticket would let in who showed a certificate once, whatever has become of its authority since.
+	t.config.SessionTicketsDisabled = true
+	t.config.ClientAuth = tls.RequireAndVerifyClientCert
+	t.config.ClientCAs = pools.current(log)
+	asking := t.config.Clone()
+	t.config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		conf := asking.Clone()
+		conf.ClientCAs = pools.current(log)
+		return conf, nil
 	}
-	if err := c.load(); err != nil {
-		return cert, err
+	reload := t.reload
+	t.reload = func() error {
+		if err := reload(); err != nil {
+			return err
+		}
+		return pools.load()
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.loaded, nil
+	return nil
 }

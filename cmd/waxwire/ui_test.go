@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -210,37 +209,33 @@ func TestCertificateRenewed(t *testing.T) {
 			}
 		}
 	}
+	var said bytes.Buffer
 	renew(time.Unix(1000, 0))
-	c := &certificate{certFile: filepath.Join(dir, "cert.pem"), keyFile: filepath.Join(dir, "key.pem")}
-	if err := c.load(); err != nil {
-		t.Fatal(err)
-	}
-	first := mustCurrent(t, c)
-	renew(time.Unix(2000, 0))
-	if mustCurrent(t, c) != first {
-		t.Error("the files were looked at again within a second")
-	}
-	c.checked = time.Time{}
-	second := mustCurrent(t, c)
-	if bytes.Equal(second.Certificate[0], first.Certificate[0]) {
-		t.Error("the new certificate is not used")
-	}
-	if err := os.WriteFile(c.certFile, []byte("rubbish"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c.checked = time.Time{}
-	if got, err := c.current(); err == nil || got != second {
-		t.Errorf("broken files: %v, want an error and the certificate of before", err)
-	}
-}
-
-func mustCurrent(t testing.TB, c *certificate) *tls.Certificate {
-	t.Helper()
-	cert, err := c.current()
+	c, err := loadCertificate(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cert
+	log := slog.New(slog.NewTextHandler(&said, nil))
+	first := c.current(log)
+	renew(time.Unix(2000, 0))
+	if c.current(log) != first {
+		t.Error("the files were looked at again within a second")
+	}
+	c.checked = time.Time{}
+	second := c.current(log)
+	if bytes.Equal(second.Certificate[0], first.Certificate[0]) {
+		t.Error("the new certificate is not used")
+	}
+	if err := os.WriteFile(c.files[0], []byte("rubbish"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.checked = time.Time{}
+	if said.Len() > 0 {
+		t.Errorf("said: %s", said.String())
+	}
+	if got := c.current(log); said.Len() == 0 || got != second {
+		t.Errorf("broken files: %v, said %q; want a word, and the certificate of before", got, said.String())
+	}
 }
 
 func TestOwnerOf(t *testing.T) {
