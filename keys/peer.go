@@ -218,13 +218,19 @@ func (p Peer) AllowsUnix(path string) bool {
 }
 
 // AllowsListen reports whether p may have addr opened. Port 0, any free one, needs a rule for all
-// ports.
+// ports; a port below 1024 one that names it, or a range that it is in.
 func (p Peer) AllowsListen(addr netip.AddrPort) bool {
 	if !addr.IsValid() {
 		return false
 	}
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 	return slices.ContainsFunc(p.Allow, func(rule Permission) bool { return rule.allowsListen(addr) })
+}
+
+// AllowsListenUnix reports whether p may have a Unix socket made at path. The path must be the very
+// one that a permission names.
+func (p Peer) AllowsListenUnix(path string) bool {
+	return slices.Contains(p.Allow, Permission{kind: permitListenUnix, name: path})
 }
 
 // AllowsMessage reports whether p may send and receive messages.

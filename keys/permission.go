@@ -20,16 +20,18 @@ const maxPermissionLen = 512
 //	connect=HOST:PORT       have a TCP or UDP target dialled
 //	connect=unix:/path      have a Unix socket dialled
 //	listen=ADDR:PORT        have a port opened, whose connections come to the peer
+//	listen=unix:/path       have a Unix socket made, whose connections come to the peer
 //
 // HOST is a name, *.domain (every name below it, not the domain itself), an address, a range such
 // as 10.0.0.0/8, or *. ADDR is an address, a range or *. PORT is a number, a range such as
-// 8000-8100, or *. IPv6 addresses and ranges stand in brackets: [::1]:80, [fd00::/8]:443.
+// 8000-8100, or *, which for listen does not include the ports below 1024. IPv6 addresses and ranges
+// stand in brackets: [::1]:80, [fd00::/8]:443.
 //
 // Permissions compare with ==. The zero value allows nothing and has no text.
 type Permission struct {
 	kind   permissionKind
 	host   hostKind
-	name   string       // hostName: the name; hostBelow: the domain; connectUnix: the path
+	name   string       // hostName: the name; hostBelow: the domain; for Unix sockets the path
 	prefix netip.Prefix // hostPrefix
 	lo, hi uint16       // ports, both included
 }
@@ -43,6 +45,7 @@ const (
 	permitConnect
 	permitConnectUnix
 	permitListen
+	permitListenUnix
 )
 
 type hostKind uint8
@@ -97,11 +100,16 @@ func parsePermission(s string) (p Permission, problem string) {
 		}
 		p.kind = permitConnect
 	case "listen":
+		if file, ok := strings.CutPrefix(arg, "unix:"); ok {
+			p.kind = permitListenUnix
+			p.name = file
+			return p, socketProblem(file)
+		}
 		p.kind = permitListen
 	case "":
-		return p, `it is empty; one of message, files, connect=HOST:PORT, connect=unix:/path, listen=ADDR:PORT`
+		return p, `it is empty; one of message, files, connect=HOST:PORT, connect=unix:/path, listen=ADDR:PORT, listen=unix:/path`
 	default:
-		return p, "unknown word; one of message, files, connect=HOST:PORT, connect=unix:/path, listen=ADDR:PORT"
+		return p, "unknown word; one of message, files, connect=HOST:PORT, connect=unix:/path, listen=ADDR:PORT, listen=unix:/path"
 	}
 	if arg == "" {
 		return p, fmt.Sprintf("%s needs HOST:PORT, for example %s", word, permissionExample(p.kind))
@@ -316,6 +324,8 @@ func (p Permission) String() string {
 		return "connect=" + p.hostString() + ":" + p.portString()
 	case permitListen:
 		return "listen=" + p.hostString() + ":" + p.portString()
+	case permitListenUnix:
+		return "listen=unix:" + p.name
 	}
 	return ""
 }
@@ -389,11 +399,15 @@ func (p Permission) allowsListen(addr netip.AddrPort) bool {
 	if p.kind != permitListen {
 		return false
 	}
-	if addr.Port() == 0 { // any port that is free
-		if p.lo != 1 || p.hi != 65535 {
+	all := p.lo == 1 && p.hi == 65535
+	switch port := addr.Port(); {
+	case port == 0: // any port that is free
+		if !all {
 			return false
 		}
-	} else if addr.Port() < p.lo || addr.Port() > p.hi {
+	case port < 1024 && all: // the well-known services are not for whoever comes first
+		return false
+	case port < p.lo || port > p.hi:
 		return false
 	}
 	return p.host == hostAny || p.host == hostPrefix && p.prefix.Contains(addr.Addr())

@@ -55,6 +55,7 @@ func TestParsePermission(t *testing.T) {
 		{text: "listen=127.0.0.0/8:*", want: "listen=127.0.0.0/8:*"},
 		{text: "listen=*:*", want: "listen=*:*"},
 		{text: "listen=0.0.0.0:80", want: "listen=0.0.0.0:80"},
+		{text: "listen=unix:/run/x", want: "listen=unix:/run/x"},
 
 		{text: "", err: "it is empty"},
 		{text: "Message", err: "unknown word"},
@@ -154,7 +155,8 @@ func TestParsePermission(t *testing.T) {
 
 		{text: "listen=localhost:9000", err: "is not an address; listen takes one"},
 		{text: "listen=*.example.net:9000", err: "is not an address"},
-		{text: "listen=unix:/run/x", err: "is not a port"},
+		{text: "listen=unix:run/x", err: "not absolute"},
+		{text: "listen=unix:/run/../x", err: "write the path as /x"},
 		{text: "listen=9000", err: "the port is missing"},
 		{text: "listen=127.0.0.1:0", err: "is not a port"},
 		{text: "connect=" + strings.Repeat("a", 600), err: "longer than 512 bytes"},
@@ -320,6 +322,14 @@ func TestAllowsOthers(t *testing.T) {
 		{"listen anywhere", listen("listen=*:9000", "0.0.0.0:9000"), true},
 		{"listen on any port", listen("listen=127.0.0.1:*", "127.0.0.1:0"), true},
 		{"listen on a free port of a range", listen("listen=127.0.0.1:9000-9100", "127.0.0.1:0"), false},
+		{"listen on a low port that is named", listen("listen=127.0.0.1:80", "127.0.0.1:80"), true},
+		{"listen on a low port of a range", listen("listen=127.0.0.1:80-90", "127.0.0.1:90"), true},
+		{"listen on a low port of all", listen("listen=*:*", "127.0.0.1:1023"), false},
+		{"listen on the first port of all", listen("listen=*:*", "127.0.0.1:1024"), true},
+		{"listen on a socket", peerWith(t, "listen=unix:/run/x").AllowsListenUnix("/run/x"), true},
+		{"listen on another socket", peerWith(t, "listen=unix:/run/x").AllowsListenUnix("/run/y"), false},
+		{"listen on a socket by connect", peerWith(t, "connect=unix:/run/x", "listen=*:*").AllowsListenUnix("/run/x"), false},
+		{"connect to a socket by listen", peerWith(t, "listen=unix:/run/x").AllowsUnix("/run/x"), false},
 		{"listen by connect", listen("connect=*:*", "127.0.0.1:9000"), false},
 		{"listen on nothing", peerWith(t, "listen=*:*").AllowsListen(netip.AddrPort{}), false},
 	} {

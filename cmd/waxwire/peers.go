@@ -27,7 +27,10 @@ A permission is one of
   connect=HOST:PORT       HOST: a name, *.domain, an address, a range (10.0.0.0/8) or *; PORT: a
                           number, a range (8000-8100) or *
   connect=unix:/path      a unix socket
-  listen=ADDR:PORT, message, files`,
+  listen=ADDR:PORT        a port here whose connections go to the peer (client -R). ADDR: an address, a
+                          range or *; PORT: as above, ports below 1024 only if they are named
+  listen=unix:/path       a unix socket of that kind
+  message, files`,
 		Args: unknownCommand,
 		RunE: group,
 	}
@@ -95,7 +98,7 @@ func parsePermissions(texts []string) ([]keys.Permission, error) {
 				problem = pe.Problem
 			}
 			return nil, fail(codeUsage, err, fmt.Sprintf("the permission %q: %s", visible(cut(text, 80)), visible(problem)),
-				"Form: connect=HOST:PORT, connect=unix:/path, listen=ADDR:PORT, message or files.")
+				"Form: connect=HOST:PORT, connect=unix:/path, listen=ADDR:PORT, listen=unix:/path, message or files.")
 		}
 		if !slices.Contains(list, p) {
 			list = append(list, p)
