@@ -6,6 +6,9 @@
 //	listener, err := f.Listen(l); go listener.Serve(ctx)
 //	exit := &forward.Exit{}; err = exit.Serve(ctx, tun)    // far end: checks permissions and dials
 //
+// With [ParseDynamic] in the place of [ParseLocal] each connection says itself where it goes, in SOCKS5 or
+// as to an HTTP proxy, ssh's -D.
+//
 // Both ends close as TCP does. A half-close on one side arrives as one on the other, and everything
 // that was sent before it arrives first. Whatever is not a clean end, a lost tunnel, a reset
 // stream, a target that resets, resets the other side's socket too: a program never takes data

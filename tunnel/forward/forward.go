@@ -3,14 +3,10 @@ package forward
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"waxwire.example/waxwire/tunnel"
@@ -30,18 +26,19 @@ const (
 	Refused EventKind = 2 // the other end has not: Err is a *tunnel.StreamError
 	Failed  EventKind = 3 // there was no tunnel to carry it: Err says why
 	Closed  EventKind = 4 // it was open and has ended; Err is nil if both ways ended cleanly
+	Unclear EventKind = 5 // a dynamic one said nothing that could be asked for: Err says what was wrong
 )
 
 // An Event is told to [Forwarder.Events].
 type Event struct {
 	Kind     EventKind
-	Local    Local // with the port that is really listened on
+	Local    Local // with the port that is really listened on, and the target of this connection
 	Err      error
 	In, Out  int64 // bytes from and to the other end
 	Duration time.Duration
 }
 
-// A Forwarder is the near end of local forwards. Its fields are not to be changed in use.
+// A Forwarder is the near end of local and dynamic forwards. Its fields are not to be changed in use.
 type Forwarder struct {
 	Dialer Dialer // required
 
@@ -52,7 +49,12 @@ type Forwarder struct {
 	// Events is called for each event, from many goroutines, if not nil.
 	Events func(Event)
 
-	counters counters
+	// Authorize decides whether a program that uses a dynamic forward may do so, by the user name and
+	// password that it gives. Nil: nobody is asked for them.
+	Authorize func(user, password string) bool
+
+	proxyTimeout time.Duration // of tests
+	counters     counters
 }
 
 // Stats is what a [Forwarder], or one of its listeners, has done so far.
@@ -135,7 +137,7 @@ func listenAddr(asked string, got net.Addr) string {
 	return net.JoinHostPort(host, port)
 }
 
-// A Listener is the listening end of one local forward.
+// A Listener is the listening end of one local or dynamic forward.
 type Listener struct {
 	f     *Forwarder
 	ln    net.Listener
@@ -183,15 +185,24 @@ func (l *Listener) Serve(ctx context.Context) error {
 func (l *Listener) serve(ctx context.Context, c net.Conn) {
 	l.f.counters.begun()
 	l.counters.begun()
-	e := l.carry(ctx, c)
+	var e Event
+	refused := false // and has been told so
+	if l.local.Dynamic() {
+		e, refused = l.carryDynamic(ctx, c)
+	} else {
+		e = l.carry(ctx, c)
+	}
 	l.counters.ended(e)
 	l.f.counters.ended(e)
 	l.f.event(e)
+	if refused {
+		linger(c)
+	}
 }
 
 func (l *Listener) carry(ctx context.Context, c net.Conn) Event {
 	start := time.Now()
-	st, err := l.openStream(ctx)
+	st, err := l.openStream(ctx, l.local.Target)
 	if err != nil {
 		reset(c)
 		return Event{Kind: Failed, Local: l.local, Err: err}
@@ -228,7 +239,7 @@ func (s *openingStream) WriteTo(w io.Writer) (int64, error) {
 }
 
 // openStream opens a stream in the present tunnel, waiting for one if there is none.
-func (l *Listener) openStream(ctx context.Context) (*tunnel.Stream, error) {
+func (l *Listener) openStream(ctx context.Context, target Address) (*tunnel.Stream, error) {
 	f := l.f
 	for _, c := range []*counters{&f.counters, &l.counters} {
 		c.waiting.Add(1)
@@ -241,7 +252,7 @@ func (l *Listener) openStream(ctx context.Context) (*tunnel.Stream, error) {
 		if err != nil {
 			return nil, err
 		}
-		st, err := tun.OpenStream(ctx, Request(l.local.Target))
+		st, err := tun.OpenStream(ctx, Request(target))
 		if err == nil {
 			return st, nil
 		}
@@ -259,74 +270,3 @@ func Request(target Address) tunnel.Request {
 	}
 	return tunnel.Request{Kind: tunnel.KindTCP, Target: target.Addr}
 }
-
-// A unixListener removes its socket when it is closed, if it is still its own.
-type unixListener struct {
-	*net.UnixListener
-	path string
-	info os.FileInfo
-	once sync.Once
-}
-
-// ListenUnix listens on a unix socket of that mode, at an absolute path. A socket that is there already is
-// replaced only if nobody answers; else the error is EADDRINUSE. Closing the listener removes the socket, if
-// it is still its own.
-//
-// The socket is made in a folder that nobody else can enter and moved to its place when its mode is
-// right: there is no moment at which others could connect, and what is replaced is replaced at once.
-func ListenUnix(path string, mode os.FileMode) (_ net.Listener, err error) {
-	switch info, err := os.Lstat(path); {
-	case err == nil && info.Mode().Type() != os.ModeSocket:
-		return nil, &net.OpError{Op: "listen", Net: "unix", Err: fmt.Errorf("%s exists and is not a socket", path)}
-	case err == nil:
-		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-			c.Close()
-			return nil, &net.OpError{Op: "listen", Net: "unix", Err: errInUse}
-		} else if !isRefused(err) {
-			return nil, &net.OpError{Op: "listen", Net: "unix", Err: err}
-		}
-	case !errors.Is(err, os.ErrNotExist):
-		return nil, &net.OpError{Op: "listen", Net: "unix", Err: err}
-	}
-	dir, err := os.MkdirTemp(filepath.Dir(path), ".w")
-	if err != nil {
-		return nil, &net.OpError{Op: "listen", Net: "unix", Err: err}
-	}
-	defer os.RemoveAll(dir)
-	temp := filepath.Join(dir, "s")
-	if len(temp) > maxPath {
-		err := fmt.Errorf("the path is %d bytes too long", len(temp)-maxPath)
-		return nil, &net.OpError{Op: "listen", Net: "unix", Err: err}
-	}
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: temp, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	ln.SetUnlinkOnClose(false)
-	if err = os.Chmod(temp, mode); err == nil {
-		err = os.Rename(temp, path)
-	}
-	var info os.FileInfo
-	if err == nil {
-		info, err = os.Lstat(path)
-	}
-	if err != nil {
-		ln.Close()
-		return nil, &net.OpError{Op: "listen", Net: "unix", Err: err}
-	}
-	return &unixListener{UnixListener: ln, path: path, info: info}, nil
-}
-
-func (l *unixListener) Close() error {
-	l.once.Do(func() {
-		if info, err := os.Lstat(l.path); err == nil && os.SameFile(info, l.info) {
-			os.Remove(l.path)
-		}
-	})
-	return l.UnixListener.Close()
-}
-
-// errInUse is what a TCP listener says as well.
-var errInUse = os.NewSyscallError("bind", syscall.EADDRINUSE)
-
-func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }

@@ -128,6 +128,13 @@ func listen(t testing.TB, f *forward.Forwarder, spec string) *forward.Listener {
 	if err != nil {
 		t.Fatal(err)
 	}
+	serve(t, f, ln)
+	return ln
+}
+
+// serve has a listener serve until the test ends.
+func serve(t testing.TB, f *forward.Forwarder, ln *forward.Listener) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- ln.Serve(ctx) }()
@@ -145,7 +152,6 @@ func listen(t testing.TB, f *forward.Forwarder, spec string) *forward.Listener {
 			t.Error("the listener did not end")
 		}
 	})
-	return ln
 }
 
 // target serves each connection to a listener of its own with f.

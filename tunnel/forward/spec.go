@@ -9,8 +9,12 @@ import (
 	"strings"
 )
 
-// LocalForm is the grammar of [ParseLocal] as a person is told it.
-const LocalForm = "[BIND:]PORT:HOST:PORT, for example 8080:localhost:80"
+// The grammars of [ParseLocal], [ParseRemote] and [ParseDynamic] as a person is told them.
+const (
+	LocalForm   = "[BIND:]PORT:HOST:PORT, for example 8080:localhost:80"
+	RemoteForm  = "[BIND:]PORT:HOST:PORT, for example 9000:localhost:3000"
+	DynamicForm = "[BIND:]PORT, for example 1080"
+)
 
 // An Address is where one end of a forward listens or what it dials.
 type Address struct {
@@ -22,19 +26,43 @@ type Address struct {
 func (a Address) String() string { return a.Addr }
 
 // A Local is a local forward, ssh's -L: who connects to Listen here is connected to Target there.
-// It is comparable.
+// Without a Target it is a dynamic one, ssh's -D: each connection says itself, as to a SOCKS5 or HTTP
+// proxy, what it is to be connected to. It is comparable.
 type Local struct {
 	Listen Address // an IP address and port (0: any free one), or the path of a unix socket
 	Target Address // as the other end is asked for it; names are resolved there
 }
 
-// String is the forward as [ParseLocal] reads it, with everything written out.
-func (l Local) String() string {
-	listen := l.Listen.Addr
-	if strings.HasPrefix(listen, ":") {
-		listen = "*" + listen
+// Dynamic says whether each connection says itself what it is to be connected to.
+func (l Local) Dynamic() bool { return l.Target == Address{} }
+
+// String is the forward as [ParseLocal] or [ParseDynamic] reads it, with everything written out.
+func (l Local) String() string { return specString(l.Listen, l.Target) }
+
+// A Remote is a reverse forward, ssh's -R: who connects to Listen there is connected to Target here. It
+// is comparable.
+type Remote struct {
+	Listen Address // at the other end: an IP address and port (0: any free one), or the path of a unix socket
+	Target Address // here
+}
+
+// String is the forward as [ParseRemote] reads it, with everything written out.
+func (r Remote) String() string { return specString(r.Listen, r.Target) }
+
+func specString(listen, target Address) string {
+	text := starred(listen.Addr)
+	if target == (Address{}) {
+		return text
 	}
-	return listen + ":" + l.Target.Addr
+	return text + ":" + target.Addr
+}
+
+// starred writes all interfaces as a user does.
+func starred(listen string) string {
+	if strings.HasPrefix(listen, ":") {
+		return "*" + listen
+	}
+	return listen
 }
 
 // A SpecError says what is wrong with a forward that a user wrote.
@@ -75,49 +103,80 @@ func ParseLocal(spec string) (Local, error) {
 	return l, nil
 }
 
-func parseLocal(spec string) (l Local, problem string) {
-	if spec == "" {
-		return l, "nothing is written there"
+// ParseRemote reads a reverse forward: the grammar is that of [ParseLocal], and what it listens on is at
+// the other end, its loopback unless BIND is written. Errors are [*SpecError]s.
+func ParseRemote(spec string) (Remote, error) {
+	l, problem := parseLocal(spec)
+	if problem != "" {
+		return Remote{}, &SpecError{Flag: "-R", Spec: spec, Problem: problem}
 	}
-	if spec[0] == '/' {
-		p, target, ok := strings.Cut(spec, ":")
-		if !ok || target == "" {
-			return l, fmt.Sprintf("the target after %q is missing", p+":")
-		}
-		if problem := checkPath(p); problem != "" {
-			return l, problem
-		}
-		l.Listen = Address{"unix", p}
-		l.Target, problem = parseTarget(target)
+	return Remote(l), nil
+}
+
+// ParseDynamic reads a dynamic forward, [BIND:]PORT. BIND is as for [ParseLocal]. Errors are
+// [*SpecError]s.
+func ParseDynamic(spec string) (Local, error) {
+	l := Local{}
+	listen, rest, _, problem := parseListen(spec)
+	switch {
+	case problem != "":
+	case listen.Network == "unix":
+		problem = "a port is listened on here, not a socket"
+	case rest != "":
+		problem = fmt.Sprintf("%q is too much; each connection says itself where it goes", ":"+rest)
+	default:
+		l.Listen = listen
+		return l, nil
+	}
+	return l, &SpecError{Flag: "-D", Spec: spec, Problem: problem}
+}
+
+func parseLocal(spec string) (l Local, problem string) {
+	var target, last string
+	if l.Listen, target, last, problem = parseListen(spec); problem != "" {
 		return l, problem
 	}
+	if target == "" {
+		return l, fmt.Sprintf("the target after %q is missing", last+":")
+	}
+	l.Target, problem = parseTarget(target)
+	return l, problem
+}
 
+// parseListen reads what is listened on, at the start of a forward, and returns the rest of it and the
+// word before that.
+func parseListen(spec string) (listen Address, rest, last, problem string) {
+	if spec == "" {
+		return listen, "", "", "nothing is written there"
+	}
+	if spec[0] == '/' {
+		p, rest, _ := strings.Cut(spec, ":")
+		if rest == "" {
+			return listen, "", "", fmt.Sprintf("the target after %q is missing", p+":")
+		}
+		return Address{"unix", p}, rest, p, checkPath(p)
+	}
 	bind := "127.0.0.1"
 	port, rest, more, problem := field(spec)
 	if problem != "" {
-		return l, problem
+		return listen, "", "", problem
 	}
 	if !isDigits(port) { // a bind address is never all digits, so this decides
 		if bind, problem = parseBind(port); problem != "" {
-			return l, problem
+			return listen, "", "", problem
 		}
 		if !more || rest == "" {
-			return l, fmt.Sprintf("the port after %q is missing", port+":")
+			return listen, "", "", fmt.Sprintf("the port after %q is missing", port+":")
 		}
-		if port, rest, more, problem = field(rest); problem != "" {
-			return l, problem
+		if port, rest, _, problem = field(rest); problem != "" {
+			return listen, "", "", problem
 		}
 	}
 	n, problem := parsePort(port, 0)
 	if problem != "" {
-		return l, problem
+		return listen, "", "", problem
 	}
-	if !more || rest == "" {
-		return l, fmt.Sprintf("the target after %q is missing", port+":")
-	}
-	l.Listen = Address{"tcp", net.JoinHostPort(bind, n)}
-	l.Target, problem = parseTarget(rest)
-	return l, problem
+	return Address{"tcp", net.JoinHostPort(bind, n)}, rest, port, ""
 }
 
 // ParseTarget reads what is to be reached at the other end: HOST:PORT, [IPV6]:PORT or the absolute

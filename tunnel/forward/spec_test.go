@@ -138,3 +138,50 @@ func FuzzParseLocal(f *testing.F) {
 		}
 	})
 }
+
+func TestParseDynamic(t *testing.T) {
+	for spec, want := range map[string]string{
+		"1080":           "127.0.0.1:1080",
+		"0":              "127.0.0.1:0",
+		"localhost:1080": "127.0.0.1:1080",
+		"*:1080":         ":1080",
+		"[::1]:1080":     "[::1]:1080",
+	} {
+		got, err := forward.ParseDynamic(spec)
+		if err != nil || got != local(tcp(want), forward.Address{}) || !got.Dynamic() {
+			t.Errorf("ParseDynamic(%q) = %+v, %v; want %s", spec, got, err, want)
+		}
+		if again, err := forward.ParseDynamic(got.String()); err != nil || again != got {
+			t.Errorf("%s reads as %+v, %v", got, again, err)
+		}
+	}
+	for spec, want := range map[string]string{
+		"":              "-D : nothing is written there",
+		"1080:db:80":    `-D 1080:db:80: ":db:80" is too much; each connection says itself where it goes`,
+		"65536":         `-D 65536: "65536" is not a port number (0 to 65535)`,
+		"web":           `-D web: "web" is neither a port nor an address of this host`,
+		"/run/x.sock:y": `-D /run/x.sock:y: a port is listened on here, not a socket`,
+		"127.0.0.1:":    `-D 127.0.0.1:: the port after "127.0.0.1:" is missing`,
+	} {
+		var se *forward.SpecError
+		if _, err := forward.ParseDynamic(spec); !errors.As(err, &se) || err.Error() != want {
+			t.Errorf("ParseDynamic(%q): %v, want %s", spec, err, want)
+		}
+	}
+}
+
+func TestParseRemote(t *testing.T) {
+	for _, tt := range goodSpecs {
+		got, err := forward.ParseRemote(tt.spec)
+		if err != nil || got != forward.Remote(tt.want) {
+			t.Errorf("ParseRemote(%q) = %+v, %v; want %+v", tt.spec, got, err, tt.want)
+		}
+		if again, err := forward.ParseRemote(got.String()); err != nil || again != got {
+			t.Errorf("%s reads as %+v, %v", got, again, err)
+		}
+	}
+	var se *forward.SpecError
+	if _, err := forward.ParseRemote("9000:localhost"); !errors.As(err, &se) || err.Error() != `-R 9000:localhost: the port after "localhost:" is missing` {
+		t.Errorf("got %v", err)
+	}
+}
