@@ -493,3 +493,31 @@ func TestDynamicLostTunnel(t *testing.T) {
 	p.server.CloseWith(tunnel.GoingAway, "")
 	wantReset(t, c)
 }
+
+// The time to say what is wanted does not count for what comes afterwards.
+func TestDynamicLater(t *testing.T) {
+	to := target(t, "tcp", "127.0.0.1:0", echo).String()
+	f := &forward.Forwarder{Dialer: newPair(t, &forward.Exit{}, "connect="+to)}
+	const limit = 200 * time.Millisecond
+	forward.SetProxyTimeout(f, limit)
+	c, reply := socksDial(t, listenDynamic(t, f), 1, to)
+	if reply != 0 {
+		t.Fatalf("reply %d", reply)
+	}
+	<-time.After(2 * limit)
+	roundTrip(t, c, "later")
+}
+
+// A program that has said more than is read gets the answer all the same: a reset does not overtake it.
+func TestDynamicAnswerArrives(t *testing.T) {
+	proxy := listenDynamic(t, &forward.Forwarder{Dialer: &absent{}, Wait: time.Millisecond})
+	for range 20 {
+		c := dial(t, "tcp", proxy)
+		io.WriteString(c, "CONNECT db:80 HTTP/1.1\r\nHost: db:80\r\n\r\n"+strings.Repeat("x", 3*forward.MaxProxyHead))
+		<-time.After(5 * time.Millisecond) // the answer, and what would come after it, are here
+		if got, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 504 ") {
+			t.Fatalf("got %q, %v", got, err)
+		}
+		c.Close()
+	}
+}
