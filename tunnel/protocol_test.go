@@ -319,6 +319,7 @@ func TestProtocolLimits(t *testing.T) {
 	msg := constants(t, "internal/message")
 	tun := constants(t, ".")
 	cip := constants(t, "../cipher")
+	fwd := constants(t, "forward")
 
 	limits := map[string]int64{
 		"service":                    sec["MaxService"],
@@ -344,38 +345,43 @@ func TestProtocolLimits(t *testing.T) {
 		"connections in a row that end in a bad record": ses["maxBadRecords"],
 		"resets of unused streams":                      mux["maxResets"],
 		"resets are counted over":                       mux["resetPeriod"],
+		"name of a listener":                            fwd["maxName"],
+		"line that says what is listened on":            fwd["maxBound"],
 	}
 	defaults := map[string]int64{
-		"max":                                     sec["DefaultMax"],
-		"hellos remembered, accepted":             sec["replayEnrolled"],
-		"hellos remembered, refused":              sec["replayRefused"],
-		"sealed refusals a second":                tun["refusalsPerSec"],
-		"from the request to the first record":    inSource(t, "server.go", "s.Limits.ConfirmTimeout <= 0 {\n\t\treturn "),
-		"a whole dial":                            tun["defaultHandshakeTimeout"],
-		"writing one record":                      inSource(t, "internal/secure/conn.go", "t.Write = "),
-		"writing CLOSE":                           sec["closeWriteTimeout"],
-		"waiting for the other end to close":      sec["closeWait"],
-		"waiting for END":                         ses["endWait"],
-		"session without a connection":            tun["defaultResumeFor"],
-		"segments kept, at first":                 ses["keepFirst"],
-		"segments kept, most":                     ses["keepMost"],
-		"charged for a segment beside its length": ses["segmentCost"],
-		"bytes that come before an ACK":           ses["ackBytes"],
-		"time before an ACK":                      ses["ackDelay"],
-		"without an ACK before a PING":            ses["stallAfter"],
-		"silence before a PING":                   inSource(t, "internal/secure/conn.go", "t.Ping = "),
-		"from a PING to a sign of life":           inSource(t, "internal/secure/conn.go", "t.Pong = "),
-		"records that move nothing, a second":     inSource(t, "internal/secure/conn.go", "idleRecords: rate.NewLimiter("),
-		"records that move nothing, at once":      inSource(t, "internal/secure/conn.go", "idleRecords: rate.NewLimiter(20,"),
-		"streams, of both ends":                   inSource(t, "internal/mux/mux.go", "or(cfg.MaxStreams,"),
-		"undecided streams":                       inSource(t, "internal/mux/mux.go", "or(cfg.MaxPending,"),
-		"opens a second":                          inSource(t, "internal/mux/mux.go", "or(cfg.OpenRate,"),
-		"opens at once":                           inSource(t, "internal/mux/mux.go", "or(cfg.OpenBurst,"),
-		"first window of a stream, at most":       inSource(t, "internal/mux/mux.go", "or(cfg.Window,"),
-		"largest window of a stream":              inSource(t, "internal/mux/mux.go", "or(cfg.MaxWindow,"),
-		"windows of a session together":           inSource(t, "internal/mux/mux.go", "or(cfg.SessionWindow,"),
-		"writing what is left at a close":         inSource(t, "internal/mux/mux.go", "m.closeTimeout == 0 {\n\t\tm.closeTimeout = "),
-		"control frames of streams that wait":     mux["maxControl"],
+		"max":                                                sec["DefaultMax"],
+		"hellos remembered, accepted":                        sec["replayEnrolled"],
+		"hellos remembered, refused":                         sec["replayRefused"],
+		"sealed refusals a second":                           tun["refusalsPerSec"],
+		"from the request to the first record":               inSource(t, "server.go", "s.Limits.ConfirmTimeout <= 0 {\n\t\treturn "),
+		"a whole dial":                                       tun["defaultHandshakeTimeout"],
+		"writing one record":                                 inSource(t, "internal/secure/conn.go", "t.Write = "),
+		"writing CLOSE":                                      sec["closeWriteTimeout"],
+		"waiting for the other end to close":                 sec["closeWait"],
+		"waiting for END":                                    ses["endWait"],
+		"session without a connection":                       tun["defaultResumeFor"],
+		"segments kept, at first":                            ses["keepFirst"],
+		"segments kept, most":                                ses["keepMost"],
+		"charged for a segment beside its length":            ses["segmentCost"],
+		"bytes that come before an ACK":                      ses["ackBytes"],
+		"time before an ACK":                                 ses["ackDelay"],
+		"without an ACK before a PING":                       ses["stallAfter"],
+		"silence before a PING":                              inSource(t, "internal/secure/conn.go", "t.Ping = "),
+		"from a PING to a sign of life":                      inSource(t, "internal/secure/conn.go", "t.Pong = "),
+		"records that move nothing, a second":                inSource(t, "internal/secure/conn.go", "idleRecords: rate.NewLimiter("),
+		"records that move nothing, at once":                 inSource(t, "internal/secure/conn.go", "idleRecords: rate.NewLimiter(20,"),
+		"streams, of both ends":                              inSource(t, "internal/mux/mux.go", "or(cfg.MaxStreams,"),
+		"undecided streams":                                  inSource(t, "internal/mux/mux.go", "or(cfg.MaxPending,"),
+		"opens a second":                                     inSource(t, "internal/mux/mux.go", "or(cfg.OpenRate,"),
+		"opens at once":                                      inSource(t, "internal/mux/mux.go", "or(cfg.OpenBurst,"),
+		"first window of a stream, at most":                  inSource(t, "internal/mux/mux.go", "or(cfg.Window,"),
+		"largest window of a stream":                         inSource(t, "internal/mux/mux.go", "or(cfg.MaxWindow,"),
+		"windows of a session together":                      inSource(t, "internal/mux/mux.go", "or(cfg.SessionWindow,"),
+		"writing what is left at a close":                    inSource(t, "internal/mux/mux.go", "m.closeTimeout == 0 {\n\t\tm.closeTimeout = "),
+		"control frames of streams that wait":                mux["maxControl"],
+		"listeners of a key":                                 fwd["maxListeners"],
+		"connections of a listener that wait for its client": fwd["maxArrivals"],
+		"such a connection waits":                            fwd["arrivalWait"],
 	}
 	for table, code := range map[string]map[string]int64{"9.1": limits, "9.2": defaults} {
 		text := numbers(t, table, 0, 1)
@@ -385,7 +391,7 @@ func TestProtocolLimits(t *testing.T) {
 				text[row[0]] *= int64(time.Second)
 			case "ms":
 				text[row[0]] *= int64(time.Millisecond)
-			case "", "bytes":
+			case "", "bytes", "digits":
 			default:
 				t.Errorf("Table %s: %q has the unit %q", table, row[0], row[2])
 			}

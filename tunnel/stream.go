@@ -23,6 +23,9 @@ const (
 	KindFile    Kind = 5 // a file
 	KindControl Kind = 6 // between the two endpoints themselves
 	KindApp     Kind = 7 // the embedding program's own; Target is its business
+
+	KindListen   Kind = 8 // a client asks to have something listened on: see package forward
+	KindAccepted Kind = 9 // a connection that came to it
 )
 
 func (k Kind) String() string {
@@ -41,6 +44,10 @@ func (k Kind) String() string {
 		return "control"
 	case KindApp:
 		return "app"
+	case KindListen:
+		return "listen"
+	case KindAccepted:
+		return "accepted"
 	}
 	return fmt.Sprintf("kind %d", uint64(k))
 }

@@ -19,7 +19,7 @@ import (
 )
 
 // An Exit is the far end of forwards: it takes the streams that a peer opens, checks its
-// permissions, dials, and copies. The zero value is ready for use: a peer may reach what its
+// permissions, dials or listens, and copies. The zero value is ready for use: a peer may reach what its
 // permissions name and nothing else. One Exit may serve any number of tunnels at once. Its fields
 // are not to be changed in use.
 type Exit struct {
@@ -44,6 +44,7 @@ type Exit struct {
 	Logger *slog.Logger
 
 	notAllowed notAllowed
+	arrivals   arrivals
 }
 
 // notAllowed keeps a peer that asks again and again from filling the log.
@@ -88,7 +89,7 @@ func (e *Exit) logger() *slog.Logger {
 }
 
 // Serve takes streams of tun until the tunnel ends or ctx does, and returns why when all of them
-// have ended. When ctx ends, streams that are open go on.
+// have ended. When ctx ends, streams that are open go on, and what is listened on for the peer is closed.
 func (e *Exit) Serve(ctx context.Context, tun *tunnel.Tunnel) error {
 	var wg sync.WaitGroup
 	dialing, cancel := context.WithCancel(context.Background())
@@ -102,7 +103,7 @@ func (e *Exit) Serve(ctx context.Context, tun *tunnel.Tunnel) error {
 			wg.Wait()
 			return err
 		}
-		wg.Go(func() { e.serve(dialing, tun, in) })
+		wg.Go(func() { e.serve(dialing, ctx.Done(), tun, in) })
 	}
 }
 
@@ -115,11 +116,21 @@ func (e *Exit) peer(tun *tunnel.Tunnel) keys.Peer {
 
 // serve does one stream from its request to its end. It runs beside the tunnel's reading, so a
 // target that does not answer holds up nobody else.
-func (e *Exit) serve(ctx context.Context, tun *tunnel.Tunnel, in *tunnel.Incoming) {
+func (e *Exit) serve(ctx context.Context, stop <-chan struct{}, tun *tunnel.Tunnel, in *tunnel.Incoming) {
 	req := in.Request()
 	peer := e.peer(tun)
 	log := e.logger().With("peer", peer.Name, "target", req.Target)
 
+	if req.Kind == tunnel.KindListen {
+		l, code, text := e.open(tun, peer, req.Target)
+		if l == nil {
+			log.Debug("not listening", "code", code.String(), "reason", text)
+			in.Refuse(code, clip(text))
+			return
+		}
+		l.serve(in, stop)
+		return
+	}
 	conn, code, text := e.connect(ctx, peer, req)
 	if conn == nil {
 		log.Debug("stream refused", "code", code.String(), "reason", text)
@@ -190,7 +201,10 @@ func dialOne(ctx context.Context, dial func(context.Context, string, string) (ne
 // target as the peer named it.
 func dialFailure(target string, err error) (tunnel.Code, string) {
 	var ne net.Error
+	var dns *net.DNSError
 	switch {
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return tunnel.NoSuchTarget, target + ": no such host"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return tunnel.RefusedByTarget, target + ": connection refused"
 	case errors.Is(err, fs.ErrNotExist):

@@ -15,8 +15,18 @@ func ReadProxyRequest(rw io.ReadWriter, auth func(user, password string) bool) (
 	return r.target, r.rest(), nil
 }
 
-// MaxProxyHead is how long a request may be.
-const MaxProxyHead = maxProxyHead
+// Limits.
+const (
+	MaxProxyHead = maxProxyHead
+	MaxListeners = maxListeners
+	MaxArrivals  = maxArrivals
+)
 
 // SetProxyTimeout sets how long a program may take to say what it wants.
 func SetProxyTimeout(f *Forwarder, d time.Duration) { f.proxyTimeout = d }
+
+// ListenRequest reads the request of a listen stream and writes it again.
+func ListenRequest(s string) (again string, ok bool) {
+	name, a, problem := parseListenRequest(s)
+	return name + " " + a.String(), problem == ""
+}

@@ -160,18 +160,23 @@ func lookupFailure(host string, err error) (tunnel.Code, string) {
 }
 
 // What a refusal says is read by a person and by [Permitted]: "NAME may connect to A, B".
-const mayConnect = " may connect to "
+const (
+	mayConnect = " may connect to "
+	mayListen  = " may listen on "
+)
 
 // maxText is the longest text that fits a refusal. PROTOCOL.md §4.
 const maxText = 120
 
 // notAllowedText tells a peer its name here and what it may reach, as far as that fits.
-func notAllowedText(peer keys.Peer) string {
+func notAllowedText(peer keys.Peer) string { return mayText(peer, mayConnect, "connect=") }
+
+func mayText(peer keys.Peer, may, word string) string {
 	var b strings.Builder
-	b.WriteString(peer.Name + mayConnect)
+	b.WriteString(peer.Name + may)
 	sep := ""
 	for _, p := range peer.Allow {
-		target, ok := strings.CutPrefix(p.String(), "connect=")
+		target, ok := strings.CutPrefix(p.String(), word)
 		if !ok {
 			continue
 		}
@@ -201,9 +206,12 @@ func clip(text string) string {
 }
 
 // Permitted reads the text of a refusal that an [Exit] made for want of a permission: the name by
-// which the other end knows this peer, and what it may connect to.
+// which the other end knows this peer, and what it may connect to, or listen on.
 func Permitted(text string) (name string, targets []string, ok bool) {
 	name, list, ok := strings.Cut(text, mayConnect)
+	if !ok {
+		name, list, ok = strings.Cut(text, mayListen)
+	}
 	if !ok || keys.ValidName(name) != nil {
 		return "", nil, false
 	}
