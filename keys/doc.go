@@ -4,6 +4,9 @@
 // and [ReadIdentityFile] keep it on disk, and [Identity.Public] is what others are told. A
 // [PublicKey] prints as wax1… and has a [PublicKey.Fingerprint] that people can compare aloud.
 //
+// An [Invite] is what somebody needs to enrol by itself, once: [NewInvite] makes it, its text goes to the other
+// end, and an [InviteDir] keeps what the server has to know of it.
+//
 // A [Peer] is a name, a public key and what that key may do, as a list of [Permission]. A server
 // looks peers up in a [PeerSet] (memory) or a [PeerDir] (one file a peer). Nothing is allowed that
 // no permission names.

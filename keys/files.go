@@ -80,3 +80,46 @@ func readFull(r io.Reader, buf []byte) ([]byte, error) {
 	}
 	return buf[:n], err
 }
+
+// readUnwritable reads a file that nobody but this user and root can have written, one byte more than most if it
+// has more.
+func readUnwritable(path string, most int) ([]byte, os.FileInfo, error) {
+	f, err := openTrusted(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, fmt.Errorf("keys: %w", err)
+	}
+	if othersMayWrite(info) {
+		return nil, nil, &FileModeError{Path: path, Mode: info.Mode()}
+	}
+	data, err := readFull(f, make([]byte, most+1))
+	if err != nil {
+		return nil, nil, fmt.Errorf("keys: %w", err)
+	}
+	return data, info, nil
+}
+
+// moveNew gives the file temp, which holds data, the name path, which must be free, in another folder. One step,
+// if both are on one file system that has such a step.
+func moveNew(temp, path string, data []byte) error {
+	err := publishNew(temp, path)
+	if errors.Is(err, errNoExclusive) || isCrossDevice(err) {
+		if err := writeNew(path, data); err != nil {
+			return err
+		}
+		err = os.Remove(temp)
+	}
+	if err != nil {
+		return fmt.Errorf("keys: writing %s: %w", path, err)
+	}
+	for _, dir := range []string{filepath.Dir(path), filepath.Dir(temp)} {
+		if err := syncFolder(dir); err != nil {
+			return fmt.Errorf("keys: writing %s: %w", path, err)
+		}
+	}
+	return nil
+}

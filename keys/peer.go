@@ -78,23 +78,14 @@ func ParsePeer(name string, file []byte) (Peer, error) {
 	if err := ValidName(name); err != nil {
 		return Peer{}, err
 	}
-	if len(file) > maxPeerFile {
-		return fail(nil, "it is larger than %d bytes", maxPeerFile)
-	}
-	if !utf8.Valid(file) || bytes.IndexByte(file, 0) >= 0 {
-		return fail(nil, "it is not text in UTF-8")
+	if problem := notLines(file, maxPeerFile); problem != "" {
+		return fail(nil, "%s", problem)
 	}
 	for text := range strings.Lines(string(file)) {
 		line++
-		text = strings.Trim(text, " \t\r\n")
-		if text == "" || text[0] == '#' {
-			continue
-		}
-		word, arg := text, ""
-		if i := strings.IndexAny(text, " \t"); i >= 0 {
-			word, arg = text[:i], strings.TrimLeft(text[i:], " \t")
-		}
+		word, arg := cutWord(text)
 		switch word {
+		case "":
 		case "key":
 			if p.Key != (PublicKey{}) {
 				return fail(nil, "there is a second key; a peer has one")
@@ -133,6 +124,30 @@ func ParsePeer(name string, file []byte) (Peer, error) {
 	return p, nil
 }
 
+// notLines says why a file cannot be one of lines with a word and its value each; "" if it can.
+func notLines(file []byte, most int) (problem string) {
+	switch {
+	case len(file) > most:
+		return fmt.Sprintf("it is larger than %d bytes", most)
+	case !utf8.Valid(file) || bytes.IndexByte(file, 0) >= 0:
+		return "it is not text in UTF-8"
+	}
+	return ""
+}
+
+// cutWord cuts a line of such a file into the word and its value. The word of an empty line and of a
+// comment is empty.
+func cutWord(line string) (word, value string) {
+	line = strings.Trim(line, " \t\r\n")
+	if line == "" || line[0] == '#' {
+		return "", ""
+	}
+	if i := strings.IndexAny(line, " \t"); i >= 0 {
+		return line[:i], strings.TrimLeft(line[i:], " \t")
+	}
+	return line, ""
+}
+
 // problemOf is the message of our own errors without what they stand in front of it.
 func problemOf(err error) string {
 	switch e := err.(type) {
@@ -140,6 +155,8 @@ func problemOf(err error) string {
 		return "not a " + e.Kind + ": " + e.Problem
 	case *PermissionError:
 		return e.Problem
+	case *NameError:
+		return strings.TrimPrefix(e.Error(), "keys: ")
 	}
 	return err.Error()
 }

@@ -306,22 +306,9 @@ func (d *PeerDir) refreshFileLocked(name string) {
 
 // readLocked reads and checks the file of name. A key that another peer holds is an error.
 func (d *PeerDir) readLocked(name string) (Peer, fileState, error) {
-	path := filepath.Join(d.path, name)
-	f, err := openTrusted(path)
+	data, info, err := readUnwritable(filepath.Join(d.path, name), maxPeerFile)
 	if err != nil {
 		return Peer{}, fileState{}, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return Peer{}, fileState{}, fmt.Errorf("keys: %w", err)
-	}
-	if othersMayWrite(info) {
-		return Peer{}, fileState{}, &FileModeError{Path: path, Mode: info.Mode()}
-	}
-	data, err := readFull(f, make([]byte, maxPeerFile+1))
-	if err != nil {
-		return Peer{}, fileState{}, fmt.Errorf("keys: %w", err)
 	}
 	p, err := ParsePeer(name, data)
 	if err != nil {

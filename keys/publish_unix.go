@@ -26,3 +26,5 @@ func isErrno(err error, list ...syscall.Errno) bool {
 	var errno syscall.Errno
 	return errors.As(err, &errno) && slices.Contains(list, errno)
 }
+
+func isCrossDevice(err error) bool { return isErrno(err, syscall.EXDEV) }

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/windows"
@@ -21,3 +22,5 @@ func publishNew(temp, path string) error {
 	}
 	return nil
 }
+
+func isCrossDevice(err error) bool { return errors.Is(err, windows.ERROR_NOT_SAME_DEVICE) }
