@@ -24,6 +24,11 @@ type Config struct {
 	// ServerKey is the key that the server has to prove. There is no way to do without.
 	ServerKey keys.PublicKey
 
+	// Invite is the secret of an invite, which makes the server enrol Identity if it does not know it yet:
+	// [keys.Invite.Secret]. It is sent in every hello until the server has been heard, and then, or when a
+	// dial has failed, this package's copy is wiped. Nil: none.
+	Invite []byte
+
 	// Service must be the same on both ends, at most 255 bytes. It separates deployments that share a
 	// key. Default: empty.
 	Service string
@@ -83,6 +88,9 @@ func (c *Config) check() error {
 		return errors.New("tunnel: Config.Identity is missing")
 	case c.ServerKey == keys.PublicKey{}:
 		return errors.New("tunnel: Config.ServerKey is missing: a server is only trusted by its key")
+	}
+	if n := len(c.Invite); n != 0 && n != keys.InviteSecretSize {
+		return fmt.Errorf("tunnel: Config.Invite has %d bytes, not %d", n, keys.InviteSecretSize)
 	}
 	return checkCommon(c.Service, c.Suite, c.MaxMessage, c.Padding)
 }

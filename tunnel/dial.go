@@ -1,11 +1,14 @@
 package tunnel
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
 	"net/url"
+	"sync"
 
+	"waxwire.example/waxwire/keys/erase"
 	"waxwire.example/waxwire/tunnel/internal/mux"
 	"waxwire.example/waxwire/tunnel/internal/secure"
 	"waxwire.example/waxwire/tunnel/internal/session"
@@ -28,14 +31,17 @@ func Dial(ctx context.Context, url string, cfg *Config) (*Tunnel, error) {
 	var request session.Request
 	conn, e, err := d.first(ctx, request.Append(nil))
 	if err != nil {
+		d.invite.wipe()
 		return nil, err
 	}
 	a, err := session.ParseAnswer(e.Session, &request)
 	if err != nil {
+		d.invite.wipe()
 		conn.Kill(secure.ErrAnswer)
 		return nil, ErrAnswer
 	}
 	if err := d.start(ctx, conn, nil); err != nil {
+		d.invite.wipe()
 		return nil, err
 	}
 	lost := make(chan detachment, 1)
@@ -55,6 +61,7 @@ func DialConn(ctx context.Context, url string, cfg *Config) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer d.invite.wipe() // there is no further hello
 	conn, _, err := d.first(ctx, nil)
 	if err != nil {
 		return nil, err
@@ -67,9 +74,35 @@ func DialConn(ctx context.Context, url string, cfg *Config) (*Conn, error) {
 
 // A dialer makes connections to one server. Only one goroutine uses it at a time.
 type dialer struct {
-	cfg  *Config
-	urls []string
-	at   int // the one to try next
+	cfg    *Config
+	urls   []string
+	at     int // the one to try next
+	invite *invite
+}
+
+// An invite is the secret of one, until the server has been heard.
+type invite struct {
+	mu     sync.Mutex
+	secret []byte // nil: there is none, or no longer
+}
+
+func newInvite(secret []byte) *invite {
+	i := new(invite)
+	if len(secret) > 0 {
+		erase.Do(func() {
+			i.secret = bytes.Clone(secret)
+			erase.Trace("invite", i.secret)
+		})
+	}
+	return i
+}
+
+// wipe forgets it. It may be called from any goroutine, any number of times.
+func (i *invite) wipe() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	erase.Bytes(i.secret)
+	i.secret = nil
 }
 
 func newDialer(url string, cfg *Config) (*dialer, error) {
@@ -82,6 +115,7 @@ func newDialer(url string, cfg *Config) (*dialer, error) {
 			return nil, err
 		}
 	}
+	d.invite = newInvite(cfg.Invite)
 	return d, nil
 }
 
@@ -117,10 +151,12 @@ func (d *dialer) dial(ctx context.Context, request []byte) (conn *secure.Conn, e
 	defer cancel()
 
 	max := maxMessage(cfg.MaxMessage)
+	d.invite.mu.Lock()
 	hello, text, err := secure.NewHello(&secure.Config{
 		Identity: cfg.Identity, Service: cfg.Service, Suite: cfg.Suite, Max: max,
 		Padding: secure.Padding(cfg.Padding),
-	}, cfg.ServerKey, target, request)
+	}, cfg.ServerKey, target, request, d.invite.secret)
+	d.invite.mu.Unlock()
 	if err != nil {
 		return nil, nil, publicError(err)
 	}
@@ -142,7 +178,9 @@ func (d *dialer) dial(ctx context.Context, request []byte) (conn *secure.Conn, e
 		ws.CloseNow()
 		return nil, nil, publicError(err)
 	}
-	return secure.New(ws, e, cfg.timing), e, nil
+	conn = secure.New(ws, e, cfg.timing)
+	conn.Heard(d.invite.wipe)
+	return conn, e, nil
 }
 
 // start sends the first record: first, or a PING. PROTOCOL.md §4.

@@ -176,7 +176,7 @@ func (c *cell) present(secrets []secret, i int) bool {
 		return true
 	case "ts", "key", "iv":
 		return c.path.stage != hello && !c.superseded(secrets, s) && (c.path.stage != resumed || c.latest(secrets, s))
-	case "ephemeral", "mlkem-seed":
+	case "ephemeral", "mlkem-seed", "invite":
 		return c.path.stage == hello
 	case "ck", "handshake-key":
 		return c.path.stage == hello && lastOfName()

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"waxwire.example/waxwire/keys"
 	"waxwire.example/waxwire/keys/erase"
@@ -106,3 +107,46 @@ var underCollection = erasurePath{name: "8 tunnels, continuous GC", run: func(c 
 	stop.Store(true)
 	collecting.Wait()
 }}
+
+// openInvites let in who brings any.
+type openInvites struct{ peers *keys.PeerSet }
+
+func (openInvites) Check(keys.InviteHash) error { return nil }
+
+func (o openInvites) Enrol(_ keys.InviteHash, key keys.PublicKey) (keys.Peer, error) {
+	p := keys.Peer{Name: "guest", Key: key}
+	return p, o.peers.Add(p)
+}
+
+// newChildInvite makes an invite as its two ends do: one prints what the other reads.
+func newChildInvite(c *child) *keys.Invite {
+	made, err := keys.NewInvite("ws://server/wax", c.h.serverKey(), time.Unix(1<<31, 0))
+	c.check(err)
+	text, err := made.MarshalText()
+	c.check(err)
+	made.Wipe()
+	read, err := keys.ParseInvite(text)
+	c.check(err)
+	clear(text)
+	return read
+}
+
+// enrolled is a tunnel of a client that the server did not know. Once it is up, nobody has the secret of the
+// invite any more.
+func enrolled(c *child) {
+	invite, guest := newChildInvite(c), newTestIdentity(c)
+	cfg := c.config()
+	cfg.Identity, cfg.Invite = guest, invite.Secret()
+	client, err := tunnel.Dial(c.Context(), c.h.url, cfg)
+	c.check(err)
+	_, err = client.Ping(c.Context())
+	c.check(err)
+	server, err := c.h.Accept(c.Context())
+	c.check(err)
+	invite.Wipe()
+	cfg.Invite = nil
+	c.live()
+	client.Close()
+	c.wait(client, server)
+	guest.Wipe()
+}

@@ -121,6 +121,9 @@ var erasurePaths = []erasurePath{
 	{name: "tunnel: resumed twice", stage: resumed, run: resumedTwice,
 		server: func(s *tunnel.Server) { s.ResumeFor = time.Minute }},
 	{name: "tunnel: forwarded port", run: forwarded},
+	{name: "tunnel: enrolled by an invite", run: enrolled, server: func(s *tunnel.Server) {
+		s.Invites = openInvites{s.Peers.(*keys.PeerSet)}
+	}},
 
 	{name: "handshake: wrong server key", stage: hello, run: dialPath(tunneltest.ToServer, func(c *child, d *dialling) {
 		other := newTestIdentity(c)
@@ -136,6 +139,11 @@ var erasurePaths = []erasurePath{
 		d.change = func(head []byte) []byte { d.cancel(); return nil }
 	})},
 	{name: "handshake: cut before the server has the hello", stage: hello, run: dialPath(tunneltest.ToServer, func(c *child, d *dialling) {
+		d.change = func(head []byte) []byte { d.cut(); return nil }
+	})},
+	{name: "handshake: cut, with an invite", stage: hello, run: dialPath(tunneltest.ToServer, func(c *child, d *dialling) {
+		invite := newChildInvite(c)
+		d.cfg.Invite, d.after = invite.Secret(), invite.Wipe
 		d.change = func(head []byte) []byte { d.cut(); return nil }
 	})},
 	{name: "handshake: damaged hello", stage: hello, run: dialPath(tunneltest.ToServer, func(c *child, d *dialling) {

@@ -29,7 +29,7 @@ var layers = map[string][]string{
 	"tunnel/internal/tunneltest/chaosproxy": {"tunnel/internal/tunneltest"},
 	"tunnel": {
 		"tunnel/internal/message", "tunnel/internal/wsconn", "tunnel/internal/secure",
-		"tunnel/internal/session", "tunnel/internal/mux", "cipher", "keys",
+		"tunnel/internal/session", "tunnel/internal/mux", "cipher", "keys", "keys/erase",
 	},
 	"tunnel/forward":      {"tunnel", "keys"},
 	"cmd/waxwire":         {"tunnel/forward", "tunnel", "cipher", "keys", "keys/erase"},

@@ -38,6 +38,12 @@ const recheckPeers = time.Second
 func (s *Server) confirm(conn *secure.Conn, v verdict, deadline time.Time, leave func()) {
 	peer := v.peer
 	ctx, cancel := context.WithDeadline(s.life, deadline)
+	if v.invite != nil {
+		conn.Admit(func() (err error) {
+			peer, err = s.enrol(*v.invite, conn.Peer())
+			return err
+		})
+	}
 	err := conn.Start(ctx, nil)
 	cancel()
 	leave()

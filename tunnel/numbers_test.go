@@ -30,7 +30,7 @@ func TestReplayTakesNoNumber(t *testing.T) {
 	s.sessions.add(&held{id: sid, key: id[1].Public(), max: secure.DefaultMax, session: kept})
 
 	request := session.Request{Resume: true, ID: sid, Owner: 1}
-	hello, text, err := secure.NewHello(&secure.Config{Identity: id[1], Max: secure.DefaultMax}, id[0].Public(), "ws://h/", request.Append(nil))
+	hello, text, err := secure.NewHello(&secure.Config{Identity: id[1], Max: secure.DefaultMax}, id[0].Public(), "ws://h/", request.Append(nil), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -324,6 +324,7 @@ func TestProtocolLimits(t *testing.T) {
 	limits := map[string]int64{
 		"service":                    sec["MaxService"],
 		"url":                        sec["maxURL"],
+		"secret of an invite":        constants(t, "../keys")["InviteSecretSize"],
 		"head of the answer":         ws["maxAnswerHead"],
 		"max, least":                 sec["MinMax"],
 		"max, most":                  sec["MaxMax"],
@@ -349,39 +350,39 @@ func TestProtocolLimits(t *testing.T) {
 		"line that says what is listened on":            fwd["maxBound"],
 	}
 	defaults := map[string]int64{
-		"max":                                                sec["DefaultMax"],
-		"hellos remembered, accepted":                        sec["replayEnrolled"],
-		"hellos remembered, refused":                         sec["replayRefused"],
-		"sealed refusals a second":                           tun["refusalsPerSec"],
-		"from the request to the first record":               inSource(t, "server.go", "s.Limits.ConfirmTimeout <= 0 {\n\t\treturn "),
-		"a whole dial":                                       tun["defaultHandshakeTimeout"],
-		"writing one record":                                 inSource(t, "internal/secure/conn.go", "t.Write = "),
-		"writing CLOSE":                                      sec["closeWriteTimeout"],
-		"waiting for the other end to close":                 sec["closeWait"],
-		"waiting for END":                                    ses["endWait"],
-		"session without a connection":                       tun["defaultResumeFor"],
-		"segments kept, at first":                            ses["keepFirst"],
-		"segments kept, most":                                ses["keepMost"],
-		"charged for a segment beside its length":            ses["segmentCost"],
-		"bytes that come before an ACK":                      ses["ackBytes"],
-		"time before an ACK":                                 ses["ackDelay"],
-		"without an ACK before a PING":                       ses["stallAfter"],
-		"silence before a PING":                              inSource(t, "internal/secure/conn.go", "t.Ping = "),
-		"from a PING to a sign of life":                      inSource(t, "internal/secure/conn.go", "t.Pong = "),
-		"records that move nothing, a second":                inSource(t, "internal/secure/conn.go", "idleRecords: rate.NewLimiter("),
-		"records that move nothing, at once":                 inSource(t, "internal/secure/conn.go", "idleRecords: rate.NewLimiter(20,"),
-		"streams, of both ends":                              inSource(t, "internal/mux/mux.go", "or(cfg.MaxStreams,"),
-		"undecided streams":                                  inSource(t, "internal/mux/mux.go", "or(cfg.MaxPending,"),
-		"opens a second":                                     inSource(t, "internal/mux/mux.go", "or(cfg.OpenRate,"),
-		"opens at once":                                      inSource(t, "internal/mux/mux.go", "or(cfg.OpenBurst,"),
-		"first window of a stream, at most":                  inSource(t, "internal/mux/mux.go", "or(cfg.Window,"),
-		"largest window of a stream":                         inSource(t, "internal/mux/mux.go", "or(cfg.MaxWindow,"),
-		"windows of a session together":                      inSource(t, "internal/mux/mux.go", "or(cfg.SessionWindow,"),
-		"writing what is left at a close":                    inSource(t, "internal/mux/mux.go", "m.closeTimeout == 0 {\n\t\tm.closeTimeout = "),
-		"control frames of streams that wait":                mux["maxControl"],
-		"listeners of a key":                                 fwd["maxListeners"],
-		"connections of a listener that wait for its client": fwd["maxArrivals"],
-		"such a connection waits":                            fwd["arrivalWait"],
+		"max": sec["DefaultMax"],
+		"hellos remembered, of enrolled keys and good invites": sec["replayEnrolled"],
+		"hellos remembered, of others":                         sec["replayRefused"],
+		"sealed refusals a second":                             tun["refusalsPerSec"],
+		"from the request to the first record":                 inSource(t, "server.go", "s.Limits.ConfirmTimeout <= 0 {\n\t\treturn "),
+		"a whole dial":                                         tun["defaultHandshakeTimeout"],
+		"writing one record":                                   inSource(t, "internal/secure/conn.go", "t.Write = "),
+		"writing CLOSE":                                        sec["closeWriteTimeout"],
+		"waiting for the other end to close":                   sec["closeWait"],
+		"waiting for END":                                      ses["endWait"],
+		"session without a connection":                         tun["defaultResumeFor"],
+		"segments kept, at first":                              ses["keepFirst"],
+		"segments kept, most":                                  ses["keepMost"],
+		"charged for a segment beside its length":              ses["segmentCost"],
+		"bytes that come before an ACK":                        ses["ackBytes"],
+		"time before an ACK":                                   ses["ackDelay"],
+		"without an ACK before a PING":                         ses["stallAfter"],
+		"silence before a PING":                                inSource(t, "internal/secure/conn.go", "t.Ping = "),
+		"from a PING to a sign of life":                        inSource(t, "internal/secure/conn.go", "t.Pong = "),
+		"records that move nothing, a second":                  inSource(t, "internal/secure/conn.go", "idleRecords: rate.NewLimiter("),
+		"records that move nothing, at once":                   inSource(t, "internal/secure/conn.go", "idleRecords: rate.NewLimiter(20,"),
+		"streams, of both ends":                                inSource(t, "internal/mux/mux.go", "or(cfg.MaxStreams,"),
+		"undecided streams":                                    inSource(t, "internal/mux/mux.go", "or(cfg.MaxPending,"),
+		"opens a second":                                       inSource(t, "internal/mux/mux.go", "or(cfg.OpenRate,"),
+		"opens at once":                                        inSource(t, "internal/mux/mux.go", "or(cfg.OpenBurst,"),
+		"first window of a stream, at most":                    inSource(t, "internal/mux/mux.go", "or(cfg.Window,"),
+		"largest window of a stream":                           inSource(t, "internal/mux/mux.go", "or(cfg.MaxWindow,"),
+		"windows of a session together":                        inSource(t, "internal/mux/mux.go", "or(cfg.SessionWindow,"),
+		"writing what is left at a close":                      inSource(t, "internal/mux/mux.go", "m.closeTimeout == 0 {\n\t\tm.closeTimeout = "),
+		"control frames of streams that wait":                  mux["maxControl"],
+		"listeners of a key":                                   fwd["maxListeners"],
+		"connections of a listener that wait for its client":   fwd["maxArrivals"],
+		"such a connection waits":                              fwd["arrivalWait"],
 	}
 	for table, code := range map[string]map[string]int64{"9.1": limits, "9.2": defaults} {
 		text := numbers(t, table, 0, 1)
@@ -889,15 +890,22 @@ type strangerHello struct {
 	mask    byte
 }
 
-// helloStranger asks a server for a connection by the text alone, with the given session field.
+// helloStranger asks a server for a connection by the text alone, with the given session field. An invite
+// of zeros, which is none, is to be ignored.
 func helloStranger(t *testing.T, address string, service string, server keys.PublicKey, static *ecdh.PrivateKey, mask byte, session []byte, max uint32) *strangerHello {
+	t.Helper()
+	return helloInvited(t, address, service, server, static, mask, session, max, make([]byte, 16))
+}
+
+// helloInvited is helloStranger with an invite.
+func helloInvited(t *testing.T, address string, service string, server keys.PublicKey, static *ecdh.PrivateKey, mask byte, session []byte, max uint32, invite []byte) *strangerHello {
 	t.Helper()
 	h := &strangerHello{static: static, mask: mask}
 	h.e = must[*ecdh.PrivateKey](t)(ecdh.X25519().GenerateKey(rand.Reader))
 	h.kem = must[*mlkem.DecapsulationKey768](t)(mlkem.GenerateKey768())
 	h.noise = startNoise(service, server[:], nil)
 	noise1 := must[[]byte](t)(h.noise.writeNoise1(static, h.e, h.kem, server[:], fillPayload(384,
-		field{1, []byte{mask}}, field{3, binary.BigEndian.AppendUint32(nil, max)}, field{4, make([]byte, 16)}, // an invite to be ignored
+		field{1, []byte{mask}}, field{3, binary.BigEndian.AppendUint32(nil, max)}, field{4, invite},
 		field{5, []byte("ws://" + address + "/")}, field{6, session}, field{0x42, []byte("later")})))
 	h.request = fmt.Sprintf("GET / HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
 		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: waxwire.1\r\nCache-Control: no-cache\r\nWaxwire-Hello: %s\r\n\r\n",
@@ -933,14 +941,15 @@ func (h *strangerHello) accepted(t *testing.T) (s *socket, binding [32]byte, ans
 	return &socket{Conn: h.conn, r: h.r, client: true, out: c2s, in: s2c}, [32]byte(h.noise.h), fields[6]
 }
 
-// refused opens a sealed refusal, and returns its reason.
-func (h *strangerHello) refused(t *testing.T) byte {
+// refused opens a sealed refusal, and returns its reason and, if that is about an invite, the time.
+func (h *strangerHello) refused(t *testing.T) (reason byte, at int64) {
 	t.Helper()
 	noise2 := must[[]byte](t)(base64.RawURLEncoding.DecodeString(h.resp.Header.Get("Waxwire-Hello")))
 	if h.resp.StatusCode != 404 || len(noise2) != 1280 {
 		t.Fatalf("answer %s, %v", h.resp.Status, h.resp.Header)
 	}
-	return readPayload(t, must[[]byte](t)(h.noise.readNoise2(h.static, h.e, h.kem, noise2)))[8][0]
+	field := readPayload(t, must[[]byte](t)(h.noise.readNoise2(h.static, h.e, h.kem, noise2)))[8]
+	return field[0], int64(binary.BigEndian.Uint64(field[1:]))
 }
 
 func strangerServer(t *testing.T, peer *ecdh.PrivateKey) (server *tunnel.Server, address string, id keys.PublicKey) {

@@ -52,6 +52,7 @@ type detachment struct {
 
 // keepConnected gives a client's tunnel one connection after another until its session is over.
 func (t *Tunnel) keepConnected(d *dialer, lost <-chan detachment) {
+	defer d.invite.wipe()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	t.tasks.Go(func() {

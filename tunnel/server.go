@@ -28,6 +28,18 @@ type Peers interface {
 	Lookup(keys.PublicKey) (keys.Peer, bool)
 }
 
+// Invites knows the invites that were issued, by what is kept of their secrets. [keys.InviteDir] is one. Both
+// methods must be safe for concurrent use; that an invite enrols one key, ever, is Enrol's to see to.
+type Invites interface {
+	// Check returns nil if the invite would enrol somebody now. A [*keys.InviteStateError] says why not,
+	// which the client is told; any other error is logged, and the client is told that it is not known.
+	Check(keys.InviteHash) error
+	// Enrol consumes the invite and makes the key a peer, one that Peers knows when Enrol returns. It is asked
+	// when the client has proved its key. A [*keys.InviteStateError] says that somebody was faster, or
+	// that the time is over.
+	Enrol(keys.InviteHash, keys.PublicKey) (keys.Peer, error)
+}
+
 // Server accepts tunnels. It is an [http.Handler] that can be mounted in any HTTP/1.1 server, with
 // middleware and other routes around it; [Server.HTTPServer] makes one for those who have none.
 //
@@ -41,6 +53,8 @@ type Server struct {
 	Identity *keys.Identity
 	// Peers says who may connect.
 	Peers Peers
+	// Invites lets others in who bring an invite. Nil: nobody.
+	Invites Invites
 
 	// Path is where tunnels are accepted; elsewhere the answer is a 404 or Fallback's. Empty: anywhere.
 	Path string
@@ -265,7 +279,8 @@ type verdict struct {
 	established *secure.Established
 	hello       []byte // for the client
 	peer        keys.Peer
-	claim       *claim // on a session; nil for a plain Conn
+	invite      *keys.InviteHash // that is to enrol the client; nil: it is enrolled
+	claim       *claim           // on a session; nil for a plain Conn
 }
 
 // decide opens a hello and looks at who it is. It answers nothing itself: that can take long, and a
@@ -282,13 +297,26 @@ func (s *Server) decide(r *http.Request, hello []byte) verdict {
 	}
 	defer opened.Wipe()
 	peer, enrolled := s.Peers.Lookup(opened.Peer)
-	if !s.replays.Insert(opened.ID, enrolled) {
+	no := refusal{reason: secure.NotEnrolled}
+	var invite *keys.InviteHash
+	if !enrolled && opened.Invite != nil {
+		invite, no = opened.Invite, s.checkInvite(*opened.Invite)
+		if peer, enrolled = s.Peers.Lookup(opened.Peer); enrolled { // by that invite, over another connection
+			invite = nil
+		}
+	}
+	welcome := enrolled || no.reason == 0
+	if !s.replays.Insert(opened.ID, welcome) {
 		s.log.Debug("hello repeated", "peer", opened.Peer.Short(), "addr", r.RemoteAddr)
 		return verdict{answer: s.notFound}
 	}
-	reason, claim := s.judge(opened, enrolled) // not before: a claim takes a number of its session
-	if reason != 0 {
-		return s.refuse(r, opened, peer, reason)
+	var claim *claim
+	if welcome {
+		no = refusal{}
+		no.reason, claim = s.judge(opened) // not before: a claim takes a number of its session
+	}
+	if no.reason != 0 {
+		return s.refuse(r, opened, peer, no)
 	}
 	// One that asks to go on where that is not possible has to be told so, however full it is here.
 	goesOn := claim != nil && claim.request.Resume
@@ -304,20 +332,18 @@ func (s *Server) decide(r *http.Request, hello []byte) verdict {
 		s.log.Error("handshake", "err", err)
 		return verdict{answer: s.notFound}
 	}
-	return verdict{established: e, hello: text, peer: peer, claim: claim}
+	return verdict{established: e, hello: text, peer: peer, invite: invite, claim: claim}
 }
 
-// judge decides about a hello that could be opened: the reason why not, or, if that is 0, which session
+// judge decides about a hello of somebody who may come: the reason why not, or, if that is 0, which session
 // it may have, none for a plain conn. The order of the reasons is PROTOCOL.md §2's.
-func (s *Server) judge(o *secure.Opened, enrolled bool) (secure.RefusedReason, *claim) {
+func (s *Server) judge(o *secure.Opened) (secure.RefusedReason, *claim) {
 	var request *session.Request
 	var malformed error
 	if o.Session != nil {
 		request, malformed = session.ParseRequest(o.Session)
 	}
 	switch {
-	case !enrolled:
-		return secure.NotEnrolled, nil
 	case o.Problem != 0:
 		return o.Problem, nil
 	case malformed != nil, request == nil && !s.PlainConns:
@@ -348,14 +374,20 @@ func (s *Server) liveOfLocked(key keys.PublicKey) int {
 	return n
 }
 
+// A refusal is why a client may not connect, and since when.
+type refusal struct {
+	reason secure.RefusedReason
+	at     time.Time // of the use or the expiry of an invite; zero if it is not known
+}
+
 // refuse tells a client that knows this server why it may not connect, so that only it can read it.
-func (s *Server) refuse(r *http.Request, o *secure.Opened, peer keys.Peer, reason secure.RefusedReason) verdict {
+func (s *Server) refuse(r *http.Request, o *secure.Opened, peer keys.Peer, no refusal) verdict {
 	if !s.admit.refusals.Allow() {
 		return verdict{answer: s.tooBusy}
 	}
-	s.log.Warn("refused", "reason", RefusedReason(reason), "peer", peer.Name,
+	s.log.Warn("refused", "reason", RefusedReason(no.reason), "peer", peer.Name,
 		"key", o.Peer, "fingerprint", o.Peer.Fingerprint(), "addr", r.RemoteAddr)
-	hello, err := o.Refuse(reason, time.Time{})
+	hello, err := o.Refuse(no.reason, no.at)
 	if err != nil {
 		s.log.Error("handshake", "err", err)
 		return verdict{answer: s.notFound}

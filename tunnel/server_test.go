@@ -34,7 +34,7 @@ import (
 // newHello makes a client's hello that is not sent yet.
 func newHello(t testing.TB, id *keys.Identity, server keys.PublicKey, url string) string {
 	t.Helper()
-	hello, text, err := secure.NewHello(&secure.Config{Identity: id, Max: secure.DefaultMax}, server, url, (&session.Request{}).Append(nil))
+	hello, text, err := secure.NewHello(&secure.Config{Identity: id, Max: secure.DefaultMax}, server, url, (&session.Request{}).Append(nil), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -141,7 +141,7 @@ func TestStrangerResumesWrongly(t *testing.T) {
 	}
 	malformed := [][]byte{{}, {1}, {2}, {0, 0}, resumeField(s.session, 1, 1)[:28], append(resumeField(s.session, 1, 1), 0)}
 	for _, field := range malformed {
-		if reason := s.hello(field).refused(t); reason != byte(tunnel.BadPayload) {
+		if reason, _ := s.hello(field).refused(t); reason != byte(tunnel.BadPayload) {
 			t.Errorf("the field %x is refused for the reason %d, want %d", field, reason, tunnel.BadPayload)
 		}
 	}

@@ -43,7 +43,7 @@ func unlimited(s *tunnel.Server) {
 // PROTOCOL.md §2.4, §2.9.
 func TestTamperHello(t *testing.T) {
 	h := newTestHost(t, unlimited)
-	hello, text, err := secure.NewHello(&secure.Config{Identity: h.client, Max: secure.DefaultMax}, h.serverKey(), h.url, (&session.Request{}).Append(nil))
+	hello, text, err := secure.NewHello(&secure.Config{Identity: h.client, Max: secure.DefaultMax}, h.serverKey(), h.url, (&session.Request{}).Append(nil), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,7 +95,9 @@ type Conn struct {
 	opener *cipher.Opener
 
 	// Of the reading goroutine only.
-	first       []byte // the body of the first record, if Start has read it
+	admit       func() error // asked by Start, or nil
+	heard       func()       // told when a record of the server has opened, or nil
+	first       []byte       // the body of the first record, if Start has read it
 	dataInEpoch bool
 	idleRecords *rate.Limiter
 
@@ -139,6 +141,14 @@ func New(carrier Carrier, e *Established, timing Timing) *Conn {
 	return c
 }
 
+// Admit has Start of a server ask f as soon as the first record has opened, before anything comes of that: an
+// error closes the connection instead, told to the other end if it is a [*message.CloseError]. It comes
+// before Start.
+func (c *Conn) Admit(f func() error) { c.admit = f }
+
+// Heard has a client call f as soon as the first record of the server has opened. It comes before Start.
+func (c *Conn) Heard(f func()) { c.heard = f }
+
 // Start is the confirm rule. A client proves itself by its first record: the message first, if that is
 // not nil, else a PING. A server waits for it and has sent nothing before; ctx bounds that wait.
 // PROTOCOL.md §4.
@@ -171,6 +181,9 @@ func (c *Conn) Start(ctx context.Context, first []byte) error {
 		default:
 			return c.protocolError("bad first record")
 		}
+		if err := c.admitted(); err != nil {
+			return err
+		}
 		c.carrier.SetReadLimit(c.max)
 		c.carrier.Confirmed()
 		if err := c.take(typ, body); err != nil {
@@ -182,6 +195,23 @@ func (c *Conn) Start(ctx context.Context, first []byte) error {
 	}
 	c.startTicking()
 	return nil
+}
+
+// admitted asks what [Conn.Admit] was given.
+func (c *Conn) admitted() error {
+	if c.admit == nil {
+		return nil
+	}
+	err := c.admit()
+	var closed *message.CloseError
+	switch {
+	case err == nil:
+	case errors.As(err, &closed):
+		c.end(ending{err: err, sealed: true, code: closed.Code, reason: closed.Reason, websocket: wsNormal, await: true})
+	default:
+		c.end(ending{err: err})
+	}
+	return err
 }
 
 // ReadMessage returns the next message, valid until the next call. The first error is final:
@@ -226,6 +256,10 @@ func (c *Conn) readRecord(ctx context.Context) (typ byte, body []byte, err error
 		if err == nil {
 			c.lastRecv.Store(int64(time.Since(c.start)))
 			c.recvBytes.Add(uint64(len(record)))
+			if c.heard != nil {
+				c.heard()
+				c.heard = nil
+			}
 			if len(plaintext) == 0 {
 				return 0, nil, c.protocolError("empty record")
 			}

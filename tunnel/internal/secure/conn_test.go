@@ -69,7 +69,7 @@ func newPairOver(t testing.TB, l net.Listener, dial func(ctx context.Context, ne
 	go p.http.Serve(l)
 
 	cfg := &secure.Config{Identity: clientID, Max: max, Padding: padding}
-	hello, text, err := secure.NewHello(cfg, serverID.Public(), "ws://server/", []byte{0})
+	hello, text, err := secure.NewHello(cfg, serverID.Public(), "ws://server/", []byte{0}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

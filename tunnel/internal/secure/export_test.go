@@ -20,8 +20,8 @@ const (
 )
 
 // Fields returns a payload's fields in a form that can be compared.
-func (p *payload) Fields() [8]any {
-	return [8]any{p.suites, p.suite, p.max, p.url, string(p.session), p.padding, p.reason, p.time}
+func (p *payload) Fields() [9]any {
+	return [9]any{p.suites, p.suite, p.max, string(p.invite), p.url, string(p.session), p.padding, p.reason, p.time}
 }
 
 // NewPayload makes a payload of the same fields.

@@ -7,6 +7,7 @@ import (
 
 	"waxwire.example/waxwire/cipher"
 	"waxwire.example/waxwire/keys"
+	"waxwire.example/waxwire/keys/erase"
 )
 
 // Sizes of the hello and of the answer before base64url: pattern and noise1, noise2. PROTOCOL.md §2.
@@ -81,8 +82,8 @@ type Hello struct {
 
 // NewHello begins a client's handshake with the server of the given key and returns it with the hello
 // to send. url is what the client dials, sealed for the server to compare. A nil session asks for a
-// plain conn.
-func NewHello(cfg *Config, server keys.PublicKey, url string, session []byte) (*Hello, []byte, error) {
+// plain conn. invite is the secret of one, or nil; it is not kept.
+func NewHello(cfg *Config, server keys.PublicKey, url string, session, invite []byte) (*Hello, []byte, error) {
 	if len(url) > maxURL {
 		return nil, nil, fmt.Errorf("the URL is longer than %d bytes", maxURL)
 	}
@@ -94,9 +95,13 @@ func NewHello(cfg *Config, server keys.PublicKey, url string, session []byte) (*
 		return nil, nil, err
 	}
 	h := &Hello{cfg: cfg, hs: hs, suites: suiteMask(cfg.Suite), sessions: session != nil}
-	p, err := appendPayload(nil, &payload{
-		suites: h.suites, max: cfg.Max, url: url, session: session, padding: cfg.Padding,
-	}, payload1Size)
+	p := make([]byte, 0, payload1Size)
+	defer func() { erase.Bytes(p[:cap(p)]) }()
+	erase.Do(func() {
+		p, err = appendPayload(p, &payload{
+			suites: h.suites, max: cfg.Max, invite: invite, url: url, session: session, padding: cfg.Padding,
+		}, payload1Size)
+	})
 	if err != nil {
 		hs.Wipe()
 		return nil, nil, err
@@ -167,9 +172,10 @@ type Opened struct {
 	Peer    keys.PublicKey
 	ID      HelloID
 	URL     string
-	Session []byte        // nil: a plain conn is asked for
-	Max     int           // the largest BinaryMessage that the client accepts
-	Problem RefusedReason // not 0: the hello can only be refused, for this reason
+	Session []byte           // nil: a plain conn is asked for
+	Invite  *keys.InviteHash // of the invite that the client brings; nil: none
+	Max     int              // the largest BinaryMessage that the client accepts
+	Problem RefusedReason    // not 0: the hello can only be refused, for this reason
 
 	cfg   *Config
 	hs    *cipher.Handshake
@@ -195,12 +201,18 @@ func OpenHello(cfg *Config, hello []byte) (*Opened, error) {
 	}
 	o := &Opened{cfg: cfg, hs: hs, ID: HelloID(hello[1:33])}
 	o.Peer, _ = hs.RemoteStatic()
+	defer erase.Bytes(b) // what is kept of it is copied
 	p, err := parsePayload(b)
 	if err != nil || p.suites == 0 || p.max == 0 || p.suite != 0 || p.reason != 0 {
 		o.Problem = BadPayload
 		return o, nil
 	}
 	o.URL, o.Session, o.Max = p.url, p.session, p.max
+	if p.invite != nil {
+		erase.Trace("invite", p.invite)
+		hash := keys.HashInvite(p.invite)
+		o.Invite = &hash
+	}
 	if o.suite = chooseSuite(p.suites, cfg.Suite); o.suite == 0 {
 		o.Problem = NoCommonSuite
 	}

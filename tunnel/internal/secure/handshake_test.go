@@ -8,11 +8,15 @@ import (
 	"time"
 
 	"waxwire.example/waxwire/cipher"
+	"waxwire.example/waxwire/keys"
 	"waxwire.example/waxwire/tunnel/internal/secure"
 )
 
 // hands are the two ends of a handshake that has not begun.
-type hands struct{ client, server *secure.Config }
+type hands struct {
+	client, server *secure.Config
+	invite         []byte
+}
 
 func newTestHands(t testing.TB) hands {
 	return hands{
@@ -23,7 +27,7 @@ func newTestHands(t testing.TB) hands {
 
 func (h hands) hello(t testing.TB) (*secure.Hello, []byte) {
 	t.Helper()
-	hello, text, err := secure.NewHello(h.client, h.server.Identity.Public(), "wss://example.net/wax", []byte{0})
+	hello, text, err := secure.NewHello(h.client, h.server.Identity.Public(), "wss://example.net/wax", []byte{0}, h.invite)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,6 +36,7 @@ func (h hands) hello(t testing.TB) (*secure.Hello, []byte) {
 
 func TestHandshakeAgrees(t *testing.T) {
 	h := newTestHands(t)
+	h.invite = []byte("0123456789abcdef")
 	hello, text := h.hello(t)
 	if len(text) != secure.HelloSize {
 		t.Fatalf("the hello has %d bytes, want %d", len(text), secure.HelloSize)
@@ -42,6 +47,9 @@ func TestHandshakeAgrees(t *testing.T) {
 	}
 	if opened.Peer != h.client.Identity.Public() || opened.URL != "wss://example.net/wax" || !bytes.Equal(opened.Session, []byte{0}) {
 		t.Errorf("the hello was opened as %v %q %x", opened.Peer, opened.URL, opened.Session)
+	}
+	if opened.Invite == nil || *opened.Invite != keys.HashInvite(h.invite) {
+		t.Errorf("the invite was opened as %v", opened.Invite)
 	}
 	answer, server, err := opened.Accept([]byte("session"))
 	if err != nil {
@@ -264,6 +272,7 @@ func FuzzPayload(f *testing.F) {
 		}
 		f.Add(b)
 	}
+	f.Add(append([]byte{1, 0, 1, 3, 4, 0, 16}, "0123456789abcdef"...))
 	f.Add([]byte{8, 0, 9, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0x7F, 0, 1, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := secure.ParsePayload(b)

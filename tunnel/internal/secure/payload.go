@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"waxwire.example/waxwire/cipher"
+	"waxwire.example/waxwire/keys"
 )
 
 // Sizes of the payloads inside the two handshake messages: fixed, so that their length tells nothing.
@@ -21,7 +22,7 @@ const (
 	fieldSuites  = 0x01 // u8 mask: 1 AES-256-GCM, 2 ChaCha20-Poly1305; bit 7: AES is fast here
 	fieldSuite   = 0x02 // u8
 	fieldMax     = 0x03 // u32
-	fieldInvite  = 0x04 // 16 bytes
+	fieldInvite  = 0x04 // 16 bytes, secret
 	fieldURL     = 0x05 // at most 255 bytes
 	fieldSession = 0x06 // opaque here; PROTOCOL.md §6
 	fieldPad     = 0x07 // u8
@@ -48,6 +49,7 @@ type payload struct {
 	suites  byte
 	suite   cipher.Suite
 	max     int
+	invite  []byte // nil: none
 	url     string
 	session []byte // nil: a plain conn without a session
 	padding Padding
@@ -55,7 +57,8 @@ type payload struct {
 	time    uint64 // unix seconds, or 0
 }
 
-// appendPayload appends the fields that are set, in ascending order, and fills up to size bytes.
+// appendPayload appends the fields that are set, in ascending order, and fills up to size bytes. It does not
+// allocate if dst has room for them.
 func appendPayload(dst []byte, p *payload, size int) ([]byte, error) {
 	start := len(dst)
 	field := func(typ byte, value []byte) {
@@ -71,6 +74,9 @@ func appendPayload(dst []byte, p *payload, size int) ([]byte, error) {
 	}
 	if p.max != 0 {
 		field(fieldMax, binary.BigEndian.AppendUint32(nil, uint32(p.max)))
+	}
+	if p.invite != nil {
+		field(fieldInvite, p.invite)
 	}
 	if p.url != "" {
 		field(fieldURL, []byte(p.url))
@@ -93,7 +99,7 @@ func appendPayload(dst []byte, p *payload, size int) ([]byte, error) {
 }
 
 // parsePayload reads the fields of a handshake message. Their bounds are checked here, their
-// presence by the caller.
+// presence by the caller. The invite stays a part of b.
 func parsePayload(b []byte) (*payload, error) {
 	p := new(payload)
 	last := -1
@@ -136,7 +142,8 @@ func (p *payload) set(typ int, v []byte) bool {
 		p.max = int(max)
 		return max >= MinMax && max <= MaxMax
 	case fieldInvite:
-		return len(v) == 16
+		p.invite = v
+		return len(v) == keys.InviteSecretSize
 	case fieldURL:
 		if len(v) > maxURL || !utf8.Valid(v) {
 			return false

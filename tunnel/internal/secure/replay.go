@@ -2,8 +2,8 @@ package secure
 
 import "sync"
 
-// Bounds of the replay cache, in hellos. Those of strangers are kept apart, so that they cannot push
-// out the others. PROTOCOL.md §2.
+// Bounds of the replay cache, in hellos. Those of strangers, who are neither enrolled nor have an invite that
+// is good, are kept apart, so that they cannot push out the others. PROTOCOL.md §2.
 const (
 	replayEnrolled = 65536
 	replayRefused  = 4096
