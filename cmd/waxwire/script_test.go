@@ -296,11 +296,12 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 			b, _ := io.ReadAll(c)
 			c.Write(b)
 		})
-	case "source": // sends more than any pipe holds, and keeps the connection
+	case "source": // sends more than any pipe holds, and keeps the connection until the script ends
+		over := make(chan struct{})
+		s.cleanup = append(s.cleanup, func() { close(over) })
 		go eachConn(l, func(c net.Conn) {
-			if _, err := c.Write(make([]byte, 8<<20)); err == nil {
-				io.Copy(io.Discard, c)
-			}
+			c.Write(make([]byte, 8<<20))
+			<-over
 		})
 	case "hold": // says hello and keeps the connection
 		go eachConn(l, func(c net.Conn) {
