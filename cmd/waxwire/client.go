@@ -173,7 +173,7 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 		lost: c.sayGone, failed: c.sayFailed, back: c.sayBack,
 	}
 	c.forwards = &forward.Forwarder{Dialer: c.keeper, Events: c.sayEvent}
-	ctl, err := c.openControl(c.report, clientControls()...)
+	ctl, err := c.openControl(c.report, nil, clientControls()...)
 	if err != nil {
 		return err
 	}

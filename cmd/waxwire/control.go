@@ -21,7 +21,7 @@ import (
 // the same user may connect, and root: the socket's mode says so, and where the system tells who
 // connects, that is checked too, since not all systems look at the mode.
 //
-// What is spoken is HTTP: GET /status answers with a statusReply.
+// What is spoken is HTTP: GET /status answers with a statusReply, and a server has further routes.
 
 const controlServer = "control.sock"
 
@@ -61,8 +61,14 @@ type control struct {
 // errControlLive says that another process answers at a control socket.
 var errControlLive = errors.New("another process is there")
 
+// A controlRoute is a further thing that a process can be asked for at its socket.
+type controlRoute struct {
+	pattern string
+	handler http.HandlerFunc
+}
+
 // openControl makes a socket at which report is asked for. One that a dead process has left is replaced.
-func openControl(dir, name string, report func() statusReply) (*control, error) {
+func openControl(dir, name string, report func() statusReply, more ...controlRoute) (*control, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -90,7 +96,7 @@ func openControl(dir, name string, report func() statusReply) (*control, error) 
 		return nil, err
 	}
 	c := &control{path: path, info: info, http: &http.Server{
-		Handler:           controlHandler(report),
+		Handler:           controlHandler(report, more),
 		ReadHeaderTimeout: controlTimeout,
 		ReadTimeout:       controlTimeout,
 		WriteTimeout:      2 * controlTimeout,
@@ -151,20 +157,25 @@ func controlsIn(dir string) (paths []string) {
 	return paths
 }
 
-func controlHandler(report func() statusReply) http.Handler {
+func controlHandler(report func() statusReply, more []controlRoute) http.Handler {
 	turns := make(chan struct{}, controlAtOnce)
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case turns <- struct{}{}:
-			defer func() { <-turns }()
-		default:
-			http.Error(w, "too many questions at once", http.StatusServiceUnavailable)
-			return
-		}
+	status := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(report())
-	})
+	}
+	for _, route := range append([]controlRoute{{"GET /status", status}}, more...) {
+		mux.HandleFunc(route.pattern, func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case turns <- struct{}{}:
+				defer func() { <-turns }()
+			default:
+				http.Error(w, "too many questions at once", http.StatusServiceUnavailable)
+				return
+			}
+			route.handler(w, r)
+		})
+	}
 	return mux
 }
 
@@ -190,22 +201,30 @@ func (l *ownListener) Accept() (net.Conn, error) {
 	}
 }
 
-// askControl asks the process behind a socket.
+// askControl asks the process behind a socket what it is doing.
 func askControl(path string) (reply statusReply, err error) {
+	err = callControl(path, http.MethodGet, "/status", &reply)
+	return reply, err
+}
+
+// callControl asks the process behind a socket for anything.
+func callControl(path, method, what string, reply any) error {
 	t := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}}
-	client := &http.Client{Transport: t, Timeout: controlTimeout}
-	resp, err := client.Get("http://waxwire/status")
+	req, err := http.NewRequest(method, "http://waxwire"+what, nil)
 	if err != nil {
-		return reply, err
+		return err
+	}
+	resp, err := (&http.Client{Transport: t, Timeout: controlTimeout}).Do(req)
+	if err != nil {
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return reply, fmt.Errorf("it answered %q", resp.Status)
+		return fmt.Errorf("it answered %q", resp.Status)
 	}
-	err = json.NewDecoder(io.LimitReader(resp.Body, controlMax)).Decode(&reply)
-	return reply, err
+	return json.NewDecoder(io.LimitReader(resp.Body, controlMax)).Decode(reply)
 }
 
 // An asked is what came of asking one socket.
@@ -249,7 +268,7 @@ func askAll(dirs []string) []asked {
 
 // openControl makes this process's socket. Only that the home's server runs already is an error: without
 // a socket a process does all it has to do, and nobody can look at it.
-func (a *app) openControl(report func() statusReply, names ...string) (*control, error) {
+func (a *app) openControl(report func() statusReply, more []controlRoute, names ...string) (*control, error) {
 	h, err := a.home()
 	if err != nil {
 		return nil, err
@@ -257,7 +276,7 @@ func (a *app) openControl(report func() statusReply, names ...string) (*control,
 	dir := h.run[0]
 	for _, name := range names {
 		var c *control
-		c, err = openControl(dir, name, report)
+		c, err = openControl(dir, name, report, more...)
 		if err == nil {
 			return c, nil
 		}

@@ -92,7 +92,7 @@ func (a *app) rootCommand() *cobra.Command {
 
 	root.AddCommand(
 		a.demoCommand(), a.serverCommand(), a.clientCommand(), a.pipeCommand(),
-		a.statusCommand(), a.keyCommand(), a.peersCommand(), a.benchCommand(), a.completionCommand(), a.versionCommand(),
+		a.statusCommand(), a.pingCommand(), a.reloadCommand(), a.keyCommand(), a.peersCommand(), a.benchCommand(), a.completionCommand(), a.versionCommand(),
 	)
 	return root
 }

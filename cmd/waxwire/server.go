@@ -143,11 +143,12 @@ func (a *app) runServer(f serverFlags) error {
 	for _, l := range listenings {
 		about.Listening = append(about.Listening, l.url)
 	}
+	reload := make(reloads)
 	ctl, err := a.openControl(func() statusReply {
 		r := about
 		r.Stopping, r.Enrolled, r.Peers = stopping.Load(), len(dir.List()), reportPeers(srv.Tunnels())
 		return statusReply{Server: &r}
-	}, controlServer)
+	}, []controlRoute{reload.route()}, controlServer)
 	if err != nil {
 		return err
 	}
@@ -171,7 +172,7 @@ func (a *app) runServer(f serverFlags) error {
 		})
 	}
 	serving.Go(func() { a.acceptTunnels(ctx, srv) })
-	serving.Go(func() { a.keepFresh(ctx, dir, hangups, secure.reload) })
+	serving.Go(func() { a.keepFresh(ctx, dir, secure.reload, hangups, reload) })
 	ready.set(true)
 	a.sayListening(serverScreen{
 		id: id, path: path, created: created, listenings: listenings, tls: secure.config != nil, fallback: f.fallback,
@@ -221,8 +222,8 @@ func (a *app) acceptTunnels(ctx context.Context, srv *tunnel.Server) {
 	}
 }
 
-// keepFresh looks at the files of the peers once a second, and at all files on SIGHUP.
-func (a *app) keepFresh(ctx context.Context, dir *keys.PeerDir, hangups <-chan os.Signal, reload func() error) {
+// keepFresh looks at the files of the peers once a second, and at all files when it is asked to.
+func (a *app) keepFresh(ctx context.Context, dir *keys.PeerDir, readTLS func() error, hangups <-chan os.Signal, reload reloads) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -230,14 +231,13 @@ func (a *app) keepFresh(ctx context.Context, dir *keys.PeerDir, hangups <-chan o
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		case <-hangups:
-			if err := reload(); err != nil {
-				a.log.Warn("the TLS files stay as they were", "err", err)
+			for _, err := range dir.Refresh() {
+				a.sayBrokenPeer(err)
 			}
-			a.log.Info("files were read again")
-		}
-		for _, err := range dir.Refresh() {
-			a.sayBrokenPeer(err)
+		case <-hangups:
+			a.reload(dir, readTLS)
+		case reply := <-reload:
+			reply <- a.reload(dir, readTLS)
 		}
 	}
 }
