@@ -59,18 +59,15 @@ func newFallback(text string, trusted []netip.Prefix, log *slog.Logger) (http.Ha
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The server's deadlines are for strangers that say little. Here they would end every upload, and
-		// every answer, that takes longer.
-		rc := http.NewResponseController(w)
-		rc.SetReadDeadline(time.Time{})
 		if r.Body != nil && r.Body != http.NoBody {
-			r.Body = &patientBody{r.Body, rc}
+			r.Body = &patientBody{r.Body, http.NewResponseController(w)}
 		}
 		proxy.ServeHTTP(w, r)
 	}), nil
 }
 
-// A patientBody is read as long as something comes.
+// A patientBody is read as long as something comes. The server's deadline for a request, which is for
+// strangers that say little, would cut every upload that takes longer.
 type patientBody struct {
 	io.ReadCloser
 	rc *http.ResponseController
@@ -78,9 +75,7 @@ type patientBody struct {
 
 func (b *patientBody) Read(p []byte) (int, error) {
 	b.rc.SetReadDeadline(time.Now().Add(bodyPatience))
-	n, err := b.ReadCloser.Read(p)
-	b.rc.SetReadDeadline(time.Time{})
-	return n, err
+	return b.ReadCloser.Read(p)
 }
 
 func isTrusted(remote string, trusted []netip.Prefix) bool {
