@@ -114,7 +114,7 @@ func (l *Listener) carryDynamic(ctx context.Context, c net.Conn) (e Event, refus
 	if err != nil {
 		st.Reset(tunnel.Cancelled)
 		reset(c)
-		return Event{Kind: Failed, Local: local, Err: err}, false
+		return Event{Kind: Closed, Local: local, Err: err, Duration: time.Since(start)}, false
 	}
 	early := int64(len(r.rest()))
 	r = nil // and its buffer

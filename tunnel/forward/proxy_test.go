@@ -436,8 +436,8 @@ func TestDynamicClosed(t *testing.T) {
 	const limit = 2 * time.Second
 	forward.SetProxyTimeout(f, limit)
 	proxy := listenDynamic(t, f)
-	slow := dial(t, "tcp", proxy)
 	start := time.Now()
+	slow := dial(t, "tcp", proxy)
 	for _, request := range []string{"GET / HTTP/1.1\r\nHost: " + proxy + "\r\nOrigin: https://evil.example\r\n\r\n", "\x04\x01", "Capital letter"} {
 		c := dial(t, "tcp", proxy)
 		io.WriteString(c, request)

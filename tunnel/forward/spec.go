@@ -23,7 +23,7 @@ type Address struct {
 }
 
 // String is the address as a user writes it in a forward.
-func (a Address) String() string { return a.Addr }
+func (a Address) String() string { return starred(a.Addr) }
 
 // A Local is a local forward, ssh's -L: who connects to Listen here is connected to Target there.
 // Without a Target it is a dynamic one, ssh's -D: each connection says itself, as to a SOCKS5 or HTTP
