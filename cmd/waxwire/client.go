@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"strings"
 	"sync"
@@ -27,6 +26,8 @@ type client struct {
 	process  processReport
 	keeper   *keeper[*tunnel.Tunnel]
 	forwards *forward.Forwarder
+	reverser *forward.Reverser
+	reverses []*forward.Reverse // not changed once the client is up
 	quietly  recent
 
 	up        atomic.Bool // it has been connected
@@ -97,30 +98,37 @@ func (a *absence) end() absent {
 
 func (a *app) clientCommand() *cobra.Command {
 	var (
-		reach  reachFlags
-		locals []string
-		wait   bool
+		reach reachFlags
+		specs forwardSpecs
+		wait  bool
 	)
 	cmd := &cobra.Command{
-		Use:   "client SERVER --server-key wax1... -L SPEC...",
+		Use:   "client SERVER --server-key wax1... [-L SPEC] [-R SPEC] [-D SPEC]...",
 		Short: "Hold forwards to a server",
-		Long: `Hold forwards to a server: what connects to a port or unix socket here is connected to one that the
-server reaches. Ports open once the server is there. When it is lost for a while it is dialled again until
-it is back: what is open goes on where it was, new connections wait for it.
+		Long: `Hold forwards to a server, of any number and kind:
+  -L  what connects to a port or unix socket here is connected to one that the server reaches
+  -R  what connects to a port or unix socket of the server is connected to one that this host reaches
+  -D  a port here is a SOCKS5 and HTTP proxy, whose connections the server makes
+
+Ports open once the server is there. When it is lost for a while it is dialled again until it is back: what
+is open goes on where it was, new connections wait for it. What the server listens on belongs to the key
+of this client: no other one gets it, and a client that is started again takes it over.
 
 SERVER is a URL, or several of one server with commas between them: where one fails, the next has its turn.
 
-A SPEC is [BIND:]PORT:HOST:PORT, [BIND:]PORT:/path.sock, /path.sock:HOST:PORT or /path.sock:/path.sock.
-BIND is 127.0.0.1 unless written; PORT 0 takes any port that is free.`,
+For -L and -R a SPEC is [BIND:]PORT:HOST:PORT, [BIND:]PORT:/path.sock, /path.sock:HOST:PORT or
+/path.sock:/path.sock, for -D it is [BIND:]PORT. BIND is 127.0.0.1 unless written; PORT 0 takes any port that
+is free.`,
 		Example: `  waxwire client ws://relay.example.net:8443/wax --server-key wax1... -L 8080:localhost:80
   waxwire client wss://relay.example.net/wax --server-key wax1... -L 5432:/run/postgresql/.s.PGSQL.5432
   waxwire client wss://relay.example.net/wax --server-key wax1... -L 0:db.internal:5432 --wait
   waxwire client wss://relay.example.net/wax --server-key wax1... -L 8080:localhost:80 --proxy http://me@proxy.corp:3128
-  waxwire client wss://10.0.0.5/wax --server-key wax1... -L 8080:localhost:80 --tls-ca ca.pem --tls-server-name relay.internal`,
+  waxwire client wss://10.0.0.5/wax --server-key wax1... -L 8080:localhost:80 --tls-ca ca.pem --tls-server-name relay.internal
+  waxwire client wss://relay.example.net/wax --server-key wax1... -R 9000:localhost:3000 -D 1080 --wait`,
 		Args:                  needs("SERVER"),
 		DisableFlagsInUseLine: true,
 		RunE: func(_ *cobra.Command, args []string) error {
-			specs, err := parseLocals(locals)
+			forwards, err := specs.parse()
 			if err != nil {
 				return err
 			}
@@ -130,34 +138,21 @@ BIND is 127.0.0.1 unless written; PORT 0 takes any port that is free.`,
 			}
 			defer conn.id.Wipe()
 			c := &client{app: a, server: conn.server, conn: conn, process: newProcess()}
-			return c.run(specs, wait)
+			return c.run(forwards, wait)
 		},
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringArrayVarP(&locals, "local", "L", nil, "forward a port or socket of this host, as `SPEC` (repeatable)")
+	f.StringArrayVarP(&specs.local, "local", "L", nil, "forward a port or socket of this host, as `SPEC` (repeatable)")
+	f.StringArrayVarP(&specs.remote, "remote", "R", nil, "forward a port or socket of the server's host, as `SPEC` (repeatable)")
+	f.StringArrayVarP(&specs.dynamic, "dynamic", "D", nil, "be a SOCKS5 and HTTP proxy on a port, as `SPEC` (repeatable)")
 	reach.add(f)
 	f.BoolVar(&wait, "wait", false, "if the server cannot be reached at first, go on trying")
 	return cmd
 }
 
-func parseLocals(specs []string) ([]forward.Local, error) {
-	if len(specs) == 0 {
-		return nil, fail(codeUsage, nil, "there is nothing to forward", "Name something with -L "+forward.LocalForm)
-	}
-	var locals []forward.Local
-	for _, spec := range specs {
-		l, err := forward.ParseLocal(spec)
-		if err != nil {
-			return nil, fail(codeForwardSpec, err, visible(err.Error()), "Form: "+forward.LocalForm)
-		}
-		locals = append(locals, l)
-	}
-	return locals, nil
-}
-
 // run connects, opens the local ends, and holds both until it is told to end.
-func (c *client) run(locals []forward.Local, wait bool) error {
+func (c *client) run(wanted forwards, wait bool) error {
 	if c.screen() && c.verbose == 0 {
 		c.level.Set(slog.LevelWarn) // the screen says the rest
 	}
@@ -173,6 +168,10 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 		lost: c.sayGone, failed: c.sayFailed, back: c.sayBack,
 	}
 	c.forwards = &forward.Forwarder{Dialer: c.keeper, Events: c.sayEvent}
+	c.reverser = &forward.Reverser{Events: c.sayReverse}
+	if len(wanted.remotes) > 0 {
+		c.conn.accept = func(tun *tunnel.Tunnel) { c.reverser.Serve(context.Background(), tun) }
+	}
 	ctl, err := c.openControl(c.report, nil, clientControls()...)
 	if err != nil {
 		return err
@@ -196,19 +195,28 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 		return c.conn.explain(err)
 	}
 
-	listeners, err := c.listen(locals)
+	listeners, err := c.listen(wanted.locals)
 	if err != nil {
 		tun.Close()
 		return err
 	}
 	c.listeners.Store(&listeners)
+	var serving, keeping sync.WaitGroup
+	reverseCtx, stopReverse := context.WithCancel(ctx)
+	defer stopReverse()
+	if err := c.reverse(reverseCtx, &keeping, ends, tun, wanted.remotes); err != nil {
+		for _, l := range listeners {
+			l.Close()
+		}
+		tun.Close()
+		return err
+	}
 	c.absence.end()
 	c.up.Store(true)
 	c.sayReady(tun, listeners)
 	start := time.Now()
 	defer c.dumpOnSignal(c.counters)()
 
-	var serving, keeping sync.WaitGroup
 	serveCtx, stopServing := context.WithCancel(ctx)
 	defer stopServing()
 	for _, l := range listeners {
@@ -240,6 +248,7 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 			l.Close()
 		}
 		stopServing() // connections that wait for a tunnel have waited enough
+		stopReverse()
 	}
 	var result error
 	select {
@@ -259,16 +268,21 @@ func (c *client) run(locals []forward.Local, wait bool) error {
 		})
 	}
 	cancel()
-	stats := c.forwards.Stats()
-	c.sayStopped(stats, time.Since(start))
+	c.sayStopped(c.stats(), time.Since(start))
 	return result
 }
 
 // drain waits for the open connections to end, until ctx ends.
 func (c *client) drain(ctx context.Context, serving *sync.WaitGroup) {
 	done := make(chan struct{})
-	go func() { serving.Wait(); close(done) }()
-	if n := c.forwards.Stats().Open; n > 0 {
+	go func() {
+		defer close(done)
+		serving.Wait()
+		for c.reverser.Stats().Open > 0 && ctx.Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	if n := c.stats().Open; n > 0 {
 		select {
 		case <-done:
 			return
@@ -286,39 +300,8 @@ func (c *client) drain(ctx context.Context, serving *sync.WaitGroup) {
 	}
 }
 
-// listen opens all local ends or none.
-func (c *client) listen(locals []forward.Local) ([]*forward.Listener, error) {
-	var listeners []*forward.Listener
-	for _, l := range locals {
-		ln, err := c.forwards.Listen(l)
-		if err != nil {
-			for _, open := range listeners {
-				open.Close()
-			}
-			return nil, explainListen(err, l.Listen.Addr, otherPort(l))
-		}
-		listeners = append(listeners, ln)
-	}
-	return listeners, nil
-}
-
-// otherPort is the same forward on a port that is probably free.
-func otherPort(l forward.Local) string {
-	host, port, err := net.SplitHostPort(l.Listen.Addr)
-	if l.Listen.Network != "tcp" || err != nil {
-		return ""
-	}
-	n := 0
-	fmt.Sscan(port, &n)
-	if n += 10000; n > 65535 {
-		n = 0
-	}
-	other := forward.Local{Listen: forward.Address{Network: "tcp", Addr: net.JoinHostPort(host, fmt.Sprint(n))}, Target: l.Target}
-	return "-L " + strings.TrimPrefix(other.String(), "127.0.0.1:")
-}
-
 func (c *client) counters() []any {
-	s := c.forwards.Stats()
+	s := c.stats()
 	return []any{"open", s.Open, "waiting", s.Waiting, "total", s.Total, "in", s.In, "out", s.Out}
 }
 
@@ -334,13 +317,10 @@ func (c *client) sayReady(tun *tunnel.Tunnel, listeners []*forward.Listener) {
 		c.log.Info("connected", "server", c.server.String(), "rtt", tun.RTT().Round(10*time.Microsecond), "cipher", tun.Suite().String())
 	}
 	for _, l := range listeners {
-		f := l.Local()
-		c.ui.event("forwarding", map[string]any{"listen": f.Listen.Addr, "target": f.Target.Addr})
-		if c.screen() {
-			c.ui.sayf("  %s %s %s %s %s", f.Listen, c.ui.arrow(), c.server.name(), c.ui.arrow(), f.Target)
-		} else {
-			c.log.Info("forwarding", "listen", f.Listen.Addr, "target", f.Target.Addr)
-		}
+		c.sayForwarding(l.Local())
+	}
+	for _, v := range c.reverses {
+		c.sayReversing(v.Remote())
 	}
 	c.ui.event("ready", nil)
 	if c.screen() {
@@ -400,7 +380,7 @@ func (c *client) sayLost(err error) {
 
 // inTunnel is how many connections are open in the tunnel, which those that wait for one are not.
 func (c *client) inTunnel() int {
-	s := c.forwards.Stats()
+	s := c.stats()
 	return max(0, s.Open-s.Waiting)
 }
 
@@ -424,7 +404,7 @@ func (c *client) sayGone(tun *tunnel.Tunnel) {
 // sayFailed says that a try did not get through: the first of all, the tunnel's, or the keeper's. How long
 // each of them has been trying is not the point.
 func (c *client) sayFailed(err error, _, next time.Duration) {
-	waiting := c.forwards.Stats().Open
+	waiting := c.stats().Open
 	why := asFailure(c.conn.explain(err)).text
 	away, ok := c.absence.failed(why, next)
 	if !ok { // finding out why took so long
@@ -477,6 +457,9 @@ func (c *client) sayEvent(e forward.Event) {
 		return
 	case forward.Closed:
 		c.log.Debug("connection closed", "listen", local, "in", e.In, "out", e.Out, "err", e.Err)
+		return
+	case forward.Unclear:
+		c.log.Debug("neither SOCKS5 nor HTTP CONNECT", "listen", local, "err", e.Err)
 		return
 	case forward.Failed:
 		var se *tunnel.StreamError
@@ -539,31 +522,4 @@ func (e *endCatcher) first(ctx context.Context, ends <-chan os.Signal, f func(co
 		}
 		return nil, context.Canceled
 	}
-}
-
-// recent remembers what was said a short while ago.
-type recent struct {
-	mu   sync.Mutex
-	said map[string]time.Time
-}
-
-const sayAgain = 10 * time.Second
-
-func (r *recent) first(text string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := time.Now()
-	for t, at := range r.said {
-		if now.Sub(at) >= sayAgain {
-			delete(r.said, t)
-		}
-	}
-	if _, ok := r.said[text]; ok {
-		return false
-	}
-	if r.said == nil {
-		r.said = make(map[string]time.Time)
-	}
-	r.said[text] = now
-	return true
 }

@@ -23,6 +23,9 @@ type connector struct {
 	tls, proxyTLS *tls.Config
 	header        http.Header
 	host          string
+
+	// accept takes the streams that the server opens until the tunnel ends; nil: they are refused.
+	accept func(*tunnel.Tunnel)
 }
 
 // dial makes one try. When it returns, the other end has answered a ping: it has taken this end for
@@ -43,7 +46,11 @@ func (c *connector) dial(ctx context.Context) (*tunnel.Tunnel, error) {
 		}
 		return nil, err
 	}
-	go refuseStreams(tun) // ends with the tunnel
+	accept := c.accept
+	if accept == nil {
+		accept = refuseStreams
+	}
+	go accept(tun) // ends with the tunnel
 	return tun, nil
 }
 

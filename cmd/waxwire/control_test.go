@@ -287,7 +287,9 @@ func TestStatusText(t *testing.T) {
 			{Name: "relay", Ready: true, Session: sessionReport{Connected: true, Since: ago(12 * time.Minute), RTT: 19, Streams: 3, InBytes: 41_200_000, OutBytes: 300_000, Resumes: 1},
 				Forwards: []forwardReport{
 					{Listen: "127.0.0.1:8080", Target: "localhost:80", Open: 2, Total: 14},
-					{Listen: "127.0.0.1:1080", Target: "db.internal:5432", Open: 1, Total: 9, Refused: 1},
+					{Listen: "127.0.0.1:1080", Open: 1, Total: 9, Refused: 1, Type: typeDynamic},
+					{Listen: "127.0.0.1:9000", Target: "localhost:3000", Total: 3, Type: typeRemote, Listening: true},
+					{Listen: "*:9001", Target: "localhost:3001", Type: typeRemote},
 				}},
 			{Name: "away", Ready: true, Session: sessionReport{Since: ago(20 * time.Second), Reason: "cannot reach away:80: connection refused"}, Tries: 3, NextTry: &next, Waiting: 1},
 			{Name: "late", Ready: true, Session: sessionReport{Since: ago(20 * time.Second)}, NextTry: &past, Waiting: 2},
@@ -303,8 +305,10 @@ func TestStatusText(t *testing.T) {
   laptop   connected 1 s      -       0 streams   0 B in       0 B out
 
 relay   connected 12 min   19 ms   3 streams   41.2 MB in   300.0 kB out   1 resume
-  L  127.0.0.1:8080 → localhost:80       2 open, 14 total
-  L  127.0.0.1:1080 → db.internal:5432   1 open, 9 total, 1 refused
+  L  127.0.0.1:8080 → localhost:80     2 open, 14 total
+  D  127.0.0.1:1080                    1 open, 9 total, 1 refused
+  R  127.0.0.1:9000 → localhost:3000   0 open, 3 total
+  R  *:9001 → localhost:3001           not listening, 0 open, 0 total
 
 away   away for 20 s, next try in 4 s, 1 connection waiting
   cannot reach away:80: connection refused

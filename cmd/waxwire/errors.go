@@ -61,6 +61,8 @@ const (
 	codeTunnelLost   code = "tunnel_lost"
 	codePortInUse    code = "port_in_use"
 	codeCannotListen code = "cannot_listen"
+	codeRemoteListen code = "server_cannot_listen"
+	codeTakenOver    code = "taken_over"
 
 	codeExists     code = "exists"
 	codeNoSuchPeer code = "no_such_peer"
@@ -116,6 +118,8 @@ var catalogue = map[code]struct {
 	codeTunnelLost:   {exitFailure, true},
 	codePortInUse:    {exitFailure, false},
 	codeCannotListen: {exitFailure, false},
+	codeRemoteListen: {exitNotAllowed, false},
+	codeTakenOver:    {exitFailure, false},
 
 	codeExists:     {exitFailure, false},
 	codeNoSuchPeer: {exitFailure, false},

@@ -44,6 +44,13 @@ func TestTexts(t *testing.T) {
 	plainRelay := testServer(t, "ws://relay.example.net:8443/wax")
 	fp, key := keys.PublicKey{}.Short(), keys.PublicKey{}.String()
 	dial := func(err error, srv server) error { return explainDial(err, srv, keys.PublicKey{}) }
+	remote := func(spec string) forward.Remote {
+		m, err := forward.ParseRemote(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
 	http := forward.Address{Network: "tcp", Addr: "localhost:80"}
 	tests := []struct {
 		name  string
@@ -127,6 +134,27 @@ func TestTexts(t *testing.T) {
 			`waxwire: relay.example.net is shutting down and takes nothing new`},
 		{"11 lost", explainStream(&tunnel.StreamError{Code: tunnel.SessionLost}, plainRelay, http), 1, true,
 			`waxwire: the connection to relay.example.net:8443 was lost`},
+		{"12 permission", explainReverse(&tunnel.StreamError{Code: tunnel.NotAllowed, Text: "127.0.0.1:80: permission denied", Remote: true, Refused: true}, relay, remote("80:localhost:3000")), 6, false,
+			`waxwire: relay.example.net cannot listen on 127.0.0.1:80: permission denied
+  Ports below 1024 need CAP_NET_BIND_SERVICE there. Try -R 10080:localhost:3000`},
+		{"12 in use", explainReverse(&tunnel.StreamError{Code: tunnel.Unreachable, Text: "127.0.0.1:9000: in use by another peer", Remote: true, Refused: true}, relay, remote("9000:localhost:3000")), 6, false,
+			`waxwire: relay.example.net cannot listen on 127.0.0.1:9000: in use by another peer
+  Try another port:  -R 19000:localhost:3000`},
+		{"12 socket", explainReverse(&tunnel.StreamError{Code: tunnel.Unreachable, Text: "/run/x: no such\x1b folder", Remote: true, Refused: true}, relay, remote("/run/x:localhost:3000")), 6, false,
+			`waxwire: relay.example.net cannot listen on /run/x: no such\u{1b} folder`},
+		{"12 too many", explainReverse(&tunnel.StreamError{Code: tunnel.TooMany, Text: "this peer has 64 listeners already", Remote: true, Refused: true}, relay, remote("9000:localhost:3000")), 6, false,
+			`waxwire: relay.example.net cannot listen on 127.0.0.1:9000: this peer has 64 listeners already`},
+		{"12 not allowed", explainReverse(&tunnel.StreamError{Code: tunnel.NotAllowed, Text: "laptop may listen on 127.0.0.1:9001", Remote: true, Refused: true}, relay, remote("9000:localhost:3000")), 6, false,
+			`waxwire: relay.example.net does not let laptop listen on 127.0.0.1:9000
+  Allowed: 127.0.0.1:9001. There run:  waxwire peers allow laptop listen=127.0.0.1:9000`},
+		{"12 any port", explainReverse(&tunnel.StreamError{Code: tunnel.NotAllowed, Text: "laptop may listen on nothing", Remote: true, Refused: true}, relay, remote("0:localhost:3000")), 6, false,
+			`waxwire: relay.example.net does not let laptop listen on 127.0.0.1:0
+  Allowed: nothing. There run:  waxwire peers allow laptop 'listen=127.0.0.1:*'`},
+		{"12 other words", explainReverse(&tunnel.StreamError{Code: tunnel.NotAllowed, Text: "no\x1b[31m", Remote: true, Refused: true}, relay, remote("/run/x:localhost:3000")), 6, false,
+			`waxwire: relay.example.net does not let this device listen on /run/x
+  It says: no\u{1b}[31m`},
+		{"12 lost", explainReverse(&tunnel.StreamError{Code: tunnel.SessionLost}, relay, remote("9000:localhost:3000")), 1, true,
+			`waxwire: the connection to relay.example.net was lost`},
 		{"14 mode", explainKeyFile(&keys.FileModeError{Path: "/x/identity.key", Mode: 0o644}, "/x/identity.key"), 3, false,
 			`waxwire: /x/identity.key can be read by other users (0644)
   chmod 600 /x/identity.key`},

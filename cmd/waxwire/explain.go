@@ -210,6 +210,71 @@ func explainNotAllowed(se *tunnel.StreamError, srv server, target forward.Addres
 		fmt.Sprintf("Allowed: %s. There run:  waxwire peers allow %s %s", list, name, permission))
 }
 
+// explainReverse says why the server does not listen for a reverse forward.
+func explainReverse(err error, srv server, m forward.Remote) *failure {
+	var se *tunnel.StreamError
+	if !errors.As(err, &se) || !se.Remote {
+		return fail(codeTunnelLost, err, fmt.Sprintf("the connection to %s was lost", srv.name()))
+	}
+	if se.Code == tunnel.GoingAway {
+		return fail(codeTunnelLost, err, fmt.Sprintf("%s is shutting down and takes nothing new", srv.name()))
+	}
+	listen := m.Listen.String()
+	if why, ok := strings.CutPrefix(se.Text, listen+": "); ok {
+		f := fail(codeRemoteListen, se, fmt.Sprintf("%s cannot listen on %s: %s", srv.name(), listen, visible(why)))
+		_, port, _ := net.SplitHostPort(m.Listen.Addr)
+		switch {
+		case m.Listen.Network != "tcp":
+		case se.Code == tunnel.NotAllowed && len(port) < 4:
+			f.hints = []string{fmt.Sprintf("Ports below 1024 need CAP_NET_BIND_SERVICE there. Try -R %s", otherRemote(m))}
+		case !anyPort(m.Listen):
+			f.hints = []string{fmt.Sprintf("Try another port:  -R %s", otherRemote(m))}
+		}
+		return f
+	}
+	if se.Code != tunnel.NotAllowed {
+		why := se.Code.String()
+		if se.Text != "" {
+			why = visible(se.Text)
+		}
+		return fail(codeRemoteListen, se, fmt.Sprintf("%s cannot listen on %s: %s", srv.name(), listen, why))
+	}
+	name, allowed, ok := forward.Permitted(se.Text)
+	if !ok {
+		f := fail(codeNotAllowed, se, fmt.Sprintf("%s does not let this device listen on %s", srv.name(), listen))
+		if se.Text != "" {
+			f.hints = []string{"It says: " + visible(se.Text)}
+		}
+		return f
+	}
+	list := "nothing"
+	if len(allowed) > 0 {
+		list = visible(strings.Join(allowed, ", "))
+	}
+	return fail(codeNotAllowed, se, fmt.Sprintf("%s does not let %s listen on %s", srv.name(), name, listen),
+		fmt.Sprintf("Allowed: %s. There run:  waxwire peers allow %s %s", list, name, listenPermission(m.Listen)))
+}
+
+// listenPermission is what a peer needs to have something listened on.
+func listenPermission(a forward.Address) string {
+	if a.Network == "unix" {
+		return "listen=unix:" + a.Addr
+	}
+	text := a.String()
+	if port, ok := strings.CutSuffix(text, ":0"); ok {
+		text = port + ":*"
+	}
+	if strings.Contains(text, "*") { // a shell would look for files
+		return "'listen=" + text + "'"
+	}
+	return "listen=" + text
+}
+
+// otherRemote is the same forward on a port that is probably free.
+func otherRemote(m forward.Remote) string {
+	return strings.TrimPrefix(otherPort(forward.Local(m)), "-L ")
+}
+
 // targetDown is what happened at the other end, in one line.
 func targetDown(se *tunnel.StreamError, srv server, target forward.Address) string {
 	why := se.Code.String()

@@ -75,12 +75,21 @@ type clientReport struct {
 }
 
 type forwardReport struct {
-	Listen  string `json:"listen"`
-	Target  string `json:"target"`
-	Open    int    `json:"open"`
-	Total   int    `json:"total"`
-	Refused int    `json:"refused"` // by the other end
+	Listen    string `json:"listen"` // at the server, if the type is remote
+	Target    string `json:"target"` // here, if the type is remote; none if it is dynamic
+	Open      int    `json:"open"`
+	Total     int    `json:"total"`
+	Refused   int    `json:"refused"` // by the other end; of a remote one, those whose target could not be reached
+	Type      string `json:"type"`    // local, remote or dynamic
+	Listening bool   `json:"listening"`
 }
+
+// The types of forwards.
+const (
+	typeLocal   = "local"
+	typeRemote  = "remote"
+	typeDynamic = "dynamic"
+)
 
 // reportSession is what a tunnel's counters are now.
 func reportSession(tun *tunnel.Tunnel) sessionReport {
@@ -139,7 +148,7 @@ func (c *client) report() statusReply {
 		if !away.since.IsZero() {
 			r.Session.Since = away.since.UTC()
 		}
-		r.Session.Reason, r.Tries, r.Waiting = away.reason, away.tries, c.forwards.Stats().Open
+		r.Session.Reason, r.Tries, r.Waiting = away.reason, away.tries, c.stats().Open
 		if !away.next.IsZero() {
 			next := away.next.UTC()
 			r.NextTry = &next
@@ -148,8 +157,22 @@ func (c *client) report() statusReply {
 	if listeners := c.listeners.Load(); listeners != nil {
 		for _, l := range *listeners {
 			f, st := l.Local(), l.Stats()
+			kind := typeLocal
+			if f.Dynamic() {
+				kind = typeDynamic
+			}
 			r.Forwards = append(r.Forwards, forwardReport{
+				Type: kind, Listening: true,
 				Listen: f.Listen.String(), Target: f.Target.String(), Open: st.Open, Total: st.Total, Refused: st.Refused,
+			})
+		}
+	}
+	if r.Ready { // then these are all
+		for _, v := range c.reverses {
+			m, st := v.Remote(), v.Stats()
+			r.Forwards = append(r.Forwards, forwardReport{
+				Type: typeRemote, Listening: v.Listening(),
+				Listen: m.Listen.String(), Target: m.Target.String(), Open: st.Open, Total: st.Total, Refused: st.Refused,
 			})
 		}
 	}
@@ -189,8 +212,26 @@ func (s sessionReport) rtt() string {
 	return formatDuration(time.Duration(s.RTT * float64(time.Millisecond)))
 }
 
+// row is what a person is told of a forward.
+func (f forwardReport) row(arrow string) []string {
+	letter, way := "L", visible(f.Listen)
+	switch f.Type {
+	case typeRemote:
+		letter = "R"
+	case typeDynamic:
+		letter = "D"
+	}
+	if f.Target != "" {
+		way += " " + arrow + " " + visible(f.Target)
+	}
+	return []string{"  " + letter + "  " + way, f.counters()}
+}
+
 func (f forwardReport) counters() string {
 	text := fmt.Sprintf("%d open, %d total", f.Open, f.Total)
+	if f.Type == typeRemote && !f.Listening {
+		text = "not listening, " + text
+	}
 	if f.Refused > 0 {
 		text += fmt.Sprintf(", %d refused", f.Refused)
 	}

@@ -171,7 +171,8 @@ func (a *app) runServer(f serverFlags) error {
 			}
 		})
 	}
-	serving.Go(func() { a.acceptTunnels(ctx, srv) })
+	exit := &forward.Exit{Logger: a.log}
+	serving.Go(func() { a.acceptTunnels(ctx, srv, exit) })
 	serving.Go(func() { a.keepFresh(ctx, dir, secure.reload, hangups, reload) })
 	ready.set(true)
 	a.sayListening(serverScreen{
@@ -184,6 +185,7 @@ func (a *app) runServer(f serverFlags) error {
 	end := func(drain context.Context) {
 		stopping.Store(true)
 		ready.set(false)
+		exit.StopListening()
 		srv.Shutdown(drain)
 		hs.Close()
 		srv.Close()
@@ -197,14 +199,14 @@ func (a *app) runServer(f serverFlags) error {
 		end(drain)
 		return fail(codeFailure, err, "cannot go on listening: "+visible(plain(err)))
 	case s := <-ends:
+		exit.StopListening() // what is left open then is connections
 		a.sayStopping(s, srv)
 		return finish(s, ends, end)
 	}
 }
 
 // acceptTunnels serves what the peers open until the server ends.
-func (a *app) acceptTunnels(ctx context.Context, srv *tunnel.Server) {
-	exit := &forward.Exit{Logger: a.log}
+func (a *app) acceptTunnels(ctx context.Context, srv *tunnel.Server, exit *forward.Exit) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {

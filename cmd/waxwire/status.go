@@ -136,7 +136,7 @@ func (c clientReport) text(now time.Time, arrow string) string {
 	}
 	var rows [][]string
 	for _, f := range c.Forwards {
-		rows = append(rows, []string{fmt.Sprintf("  L  %s %s %s", visible(f.Listen), arrow, visible(f.Target)), f.counters()})
+		rows = append(rows, f.row(arrow))
 	}
 	table(&b, rows)
 	return b.String()
