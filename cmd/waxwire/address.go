@@ -16,19 +16,29 @@ type server struct {
 	url    *url.URL
 	others []*url.URL
 	key    keys.PublicKey
+	saved  string // its name, if it was joined
 
 	proxies proxies // on the way there
 }
 
-// parseServer reads SERVER, which is one URL or several with commas between them, and --server-key.
-func parseServer(text, key string) (server, error) {
+// parseServerURLs reads one URL or several with commas between them.
+func parseServerURLs(text string) ([]*url.URL, error) {
 	var urls []*url.URL
 	for one := range strings.SplitSeq(text, ",") {
 		u, err := parseServerURL(one)
 		if err != nil {
-			return server{}, err
+			return nil, err
 		}
 		urls = append(urls, u)
+	}
+	return urls, nil
+}
+
+// parseServer reads URLs of a server and --server-key.
+func parseServer(text, key string) (server, error) {
+	urls, err := parseServerURLs(text)
+	if err != nil {
+		return server{}, err
 	}
 	if key == "" {
 		return server{}, fail(codeUsage, nil, "--server-key is missing: a server is only trusted by its key",
@@ -109,6 +119,9 @@ func (s server) address() string { return net.JoinHostPort(s.host(), s.port()) }
 
 // name is how the server is called in what is said about it.
 func (s server) name() string {
+	if s.saved != "" {
+		return s.saved
+	}
 	if s.url.Port() == "" {
 		return s.host()
 	}

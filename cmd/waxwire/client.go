@@ -103,7 +103,7 @@ func (a *app) clientCommand() *cobra.Command {
 		wait  bool
 	)
 	cmd := &cobra.Command{
-		Use:   "client SERVER --server-key wax1... [-L SPEC] [-R SPEC] [-D SPEC]...",
+		Use:   "client SERVER [-L SPEC] [-R SPEC] [-D SPEC]...",
 		Short: "Hold forwards to a server",
 		Long: `Hold forwards to a server, of any number and kind:
   -L  what connects to a port or unix socket here is connected to one that the server reaches
@@ -114,18 +114,21 @@ Ports open once the server is there. When it is lost for a while it is dialled a
 is open goes on where it was, new connections wait for it. What the server listens on belongs to the key
 of this client: no other one gets it, and a client that is started again takes it over.
 
-SERVER is a URL, or several of one server with commas between them: where one fails, the next has its turn.
+SERVER is the name under which "waxwire join" saved one, or a URL with --server-key, or several URLs of one
+server with commas between them: where one fails, the next has its turn.
 
 For -L and -R a SPEC is [BIND:]PORT:HOST:PORT, [BIND:]PORT:/path.sock, /path.sock:HOST:PORT or
 /path.sock:/path.sock, for -D it is [BIND:]PORT. BIND is 127.0.0.1 unless written; PORT 0 takes any port that
 is free.`,
-		Example: `  waxwire client ws://relay.example.net:8443/wax --server-key wax1... -L 8080:localhost:80
+		Example: `  waxwire client relay -L 8080:localhost:80
+  waxwire client ws://relay.example.net:8443/wax --server-key wax1... -L 8080:localhost:80
   waxwire client wss://relay.example.net/wax --server-key wax1... -L 5432:/run/postgresql/.s.PGSQL.5432
   waxwire client wss://relay.example.net/wax --server-key wax1... -L 0:db.internal:5432 --wait
   waxwire client wss://relay.example.net/wax --server-key wax1... -L 8080:localhost:80 --proxy http://me@proxy.corp:3128
   waxwire client wss://10.0.0.5/wax --server-key wax1... -L 8080:localhost:80 --tls-ca ca.pem --tls-server-name relay.internal
   waxwire client wss://relay.example.net/wax --server-key wax1... -R 9000:localhost:3000 -D 1080 --wait`,
 		Args:                  needs("SERVER"),
+		ValidArgsFunction:     a.completeServers,
 		DisableFlagsInUseLine: true,
 		RunE: func(_ *cobra.Command, args []string) error {
 			forwards, err := specs.parse()

@@ -26,6 +26,8 @@ type connector struct {
 
 	// accept takes the streams that the server opens until the tunnel ends; nil: they are refused.
 	accept func(*tunnel.Tunnel)
+
+	invite *keys.Invite // nil: none
 }
 
 // dial makes one try. When it returns, the other end has answered a ping: it has taken this end for
@@ -33,7 +35,11 @@ type connector struct {
 func (c *connector) dial(ctx context.Context) (*tunnel.Tunnel, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout*time.Duration(1+len(c.server.others)))
 	defer cancel()
-	tun, err := tunnel.Dial(ctx, c.server.String(), c.config())
+	cfg := c.config()
+	if c.invite != nil {
+		cfg.Invite = c.invite.Secret()
+	}
+	tun, err := tunnel.Dial(ctx, c.server.String(), cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ const (
 	exitUnreachable = 4
 	exitIdentity    = 5
 	exitNotAllowed  = 6
+	exitAbsent      = 7
 	exitSignal      = 128 // and the number of the signal
 )
 
@@ -36,6 +37,8 @@ const (
 	codePassphraseWrong code = "passphrase_wrong"
 	codePeerFile        code = "peer_file"
 	codeTLSFiles        code = "tls_files"
+	codeServerFile      code = "server_file"
+	codeInviteFile      code = "invite_file"
 
 	codeUnreachable code = "unreachable"
 	codeNoSuchHost  code = "no_such_host"
@@ -56,6 +59,11 @@ const (
 	codeServerKey    code = "server_key_changed"
 	codeNotEnrolled  code = "not_enrolled"
 	codeRefused      code = "refused"
+	codeInvite       code = "invite_damaged"
+	codeInviteUsed   code = "invite_used"
+	codeInviteOver   code = "invite_expired"
+	codeInviteLost   code = "invite_refused"
+	codeNobodyJoined code = "nobody_joined"
 	codeNotAllowed   code = "not_allowed"
 	codeTarget       code = "target_unreachable"
 	codeTunnelLost   code = "tunnel_lost"
@@ -64,13 +72,14 @@ const (
 	codeRemoteListen code = "server_cannot_listen"
 	codeTakenOver    code = "taken_over"
 
-	codeExists     code = "exists"
-	codeNoSuchPeer code = "no_such_peer"
-	codeNoSuchRule code = "no_such_permission"
-	codeDemo       code = "demo_failed"
-	codeBench      code = "bench_failed"
-	codeRunning    code = "already_running"
-	codeNotRunning code = "not_running"
+	codeExists       code = "exists"
+	codeNoSuchPeer   code = "no_such_peer"
+	codeNoSuchServer code = "no_such_server"
+	codeNoSuchRule   code = "no_such_permission"
+	codeDemo         code = "demo_failed"
+	codeBench        code = "bench_failed"
+	codeRunning      code = "already_running"
+	codeNotRunning   code = "not_running"
 )
 
 // The catalogue: what a kind of failure means to a script. retry says whether the same command may
@@ -92,6 +101,8 @@ var catalogue = map[code]struct {
 	codePassphraseWrong: {exitConfig, false},
 	codePeerFile:        {exitConfig, false},
 	codeTLSFiles:        {exitConfig, false},
+	codeServerFile:      {exitConfig, false},
+	codeInviteFile:      {exitConfig, false},
 
 	codeUnreachable: {exitUnreachable, true},
 	codeNoSuchHost:  {exitUnreachable, true},
@@ -109,9 +120,14 @@ var catalogue = map[code]struct {
 	codeProxyLogin:       {exitUnreachable, false},
 	codeProxyRefused:     {exitUnreachable, true},
 
-	codeServerKey:   {exitIdentity, false},
-	codeNotEnrolled: {exitIdentity, false},
-	codeRefused:     {exitIdentity, false},
+	codeServerKey:    {exitIdentity, false},
+	codeNotEnrolled:  {exitIdentity, false},
+	codeRefused:      {exitIdentity, false},
+	codeInvite:       {exitIdentity, false},
+	codeInviteUsed:   {exitIdentity, false},
+	codeInviteOver:   {exitIdentity, false},
+	codeInviteLost:   {exitIdentity, false},
+	codeNobodyJoined: {exitAbsent, false},
 
 	codeNotAllowed:   {exitNotAllowed, false},
 	codeTarget:       {exitFailure, true},
@@ -121,13 +137,14 @@ var catalogue = map[code]struct {
 	codeRemoteListen: {exitNotAllowed, false},
 	codeTakenOver:    {exitFailure, false},
 
-	codeExists:     {exitFailure, false},
-	codeNoSuchPeer: {exitFailure, false},
-	codeNoSuchRule: {exitFailure, false},
-	codeDemo:       {exitFailure, false},
-	codeBench:      {exitFailure, true},
-	codeRunning:    {exitFailure, false},
-	codeNotRunning: {exitFailure, false},
+	codeExists:       {exitFailure, false},
+	codeNoSuchPeer:   {exitFailure, false},
+	codeNoSuchServer: {exitUsage, false},
+	codeNoSuchRule:   {exitFailure, false},
+	codeDemo:         {exitFailure, false},
+	codeBench:        {exitFailure, true},
+	codeRunning:      {exitFailure, false},
+	codeNotRunning:   {exitFailure, false},
 }
 
 // A failure is an error as its user meets it: "waxwire: WHAT: WHY" and at most four lines that say

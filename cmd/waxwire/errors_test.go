@@ -19,6 +19,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"waxwire.example/waxwire/keys"
 	"waxwire.example/waxwire/tunnel"
@@ -51,6 +52,8 @@ func TestTexts(t *testing.T) {
 		}
 		return m
 	}
+	noon := time.Date(2026, 2, 21, 12, 0, 0, 0, time.Local)
+	join := func(err error) error { return explainJoin(err, &connector{server: relay}, false) }
 	http := forward.Address{Network: "tcp", Addr: "localhost:80"}
 	tests := []struct {
 		name  string
@@ -102,7 +105,8 @@ func TestTexts(t *testing.T) {
   The server prints its URL and key at start. If it was set up anew, ask its owner for the new key.`},
 		{"7 not enrolled", dial(&tunnel.RefusedError{Reason: tunnel.NotEnrolled}, relay), 5, false,
 			`waxwire: relay.example.net does not know this device (` + fp + `)
-  Ask its owner to run:  waxwire peers add NAME ` + key},
+  Ask its owner for an invite:  waxwire invite NAME
+  Or to run:  waxwire peers add NAME ` + key},
 		{"7 url", dial(&tunnel.RefusedError{Reason: tunnel.URLUnexpected}, relay), 5, false,
 			`waxwire: relay.example.net does not go by the URL wss://relay.example.net/wax
   Use the URL that the server prints at start.`},
@@ -111,6 +115,26 @@ func TestTexts(t *testing.T) {
   Is it running elsewhere with the same identity?`},
 		{"7 other", dial(&tunnel.RefusedError{Reason: tunnel.NoCommonSuite}, relay), 5, false,
 			`waxwire: relay.example.net refuses this device: no cipher in common`},
+		{"8 used", join(&tunnel.RefusedError{Reason: tunnel.InviteUsed, Time: noon}), 5, false,
+			`waxwire: this invite was used at 2026-02-21 12:00 by another device
+  Ask for a new one; this one will not work again.`},
+		{"8 used, by whom is known", explainJoin(&tunnel.RefusedError{Reason: tunnel.InviteUsed, Time: noon}, &connector{server: relay}, true), 5, false,
+			`waxwire: this invite was used at 2026-02-21 12:00
+  Ask for a new one; this one will not work again.`},
+		{"8 expired", join(&tunnel.RefusedError{Reason: tunnel.InviteExpired, Time: noon}), 5, false,
+			`waxwire: this invite expired at 2026-02-21 12:00
+  Ask for a new one; this one will not work again.`},
+		{"8 not known", join(&tunnel.RefusedError{Reason: tunnel.InviteExpired}), 5, false,
+			`waxwire: relay.example.net does not know this invite: it was revoked, or expired long ago
+  Ask for a new one; this one will not work again.`},
+		{"8 damaged", explainInviteText(&keys.InviteError{Problem: "a character is wrong or missing"}), 5, false,
+			`waxwire: this invite is damaged: a character is wrong or missing
+  Paste it again.`},
+		{"8 of another version", explainInviteText(&keys.InviteError{Problem: "it is of version 2, and this program is too old for that", Err: keys.ErrInviteVersion}), 5, false,
+			`waxwire: this invite cannot be read: it is of version 2, and this program is too old for that`},
+		{"8 lost", join(&tunnel.CloseError{Code: tunnel.PeerRemoved, Reason: "too\x1b late", Remote: true}), 5, false,
+			`waxwire: relay.example.net does not enrol this device: too\u{1b} late
+  Ask for a new invite, with another name.`},
 		{"9 privileged", explainListen(&net.OpError{Op: "listen", Err: os.NewSyscallError("bind", syscall.EACCES)}, "127.0.0.1:80", "-L 10080:localhost:80"), 1, false,
 			`waxwire: cannot listen on 127.0.0.1:80: permission denied
   Ports below 1024 need a privilege (CAP_NET_BIND_SERVICE).

@@ -38,6 +38,11 @@ func explainDial(err error, srv server, own keys.PublicKey) *failure {
 		return explainProxy(proxy, srv)
 	case errors.As(err, &refused):
 		return explainRefused(refused, srv, own)
+	case (errors.Is(err, tunnel.ErrNotFound) || errors.Is(err, tunnel.ErrAnswer)) && srv.saved != "":
+		return fail(codeServerKey, err,
+			fmt.Sprintf("%s did not answer as the server you joined (%s)", srv, srv.key.Short()),
+			"Wrong path, or a server with another key: set up anew, or somebody in between.",
+			"If it was set up anew: ask for a new invite.")
 	case errors.Is(err, tunnel.ErrNotFound), errors.Is(err, tunnel.ErrAnswer):
 		return fail(codeServerKey, err,
 			fmt.Sprintf("%s did not answer as the server with the key %s", srv, srv.key.Short()),
@@ -79,7 +84,8 @@ func explainRefused(e *tunnel.RefusedError, srv server, own keys.PublicKey) *fai
 	switch e.Reason {
 	case tunnel.NotEnrolled:
 		return fail(codeNotEnrolled, e, fmt.Sprintf("%s does not know this device (%s)", srv.name(), own.Short()),
-			"Ask its owner to run:  waxwire peers add NAME "+own.String())
+			"Ask its owner for an invite:  waxwire invite NAME",
+			"Or to run:  waxwire peers add NAME "+own.String())
 	case tunnel.URLUnexpected:
 		return fail(codeRefused, e, fmt.Sprintf("%s does not go by the URL %s", srv.name(), srv),
 			"Use the URL that the server prints at start.")

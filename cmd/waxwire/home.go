@@ -9,13 +9,18 @@ import (
 
 // A home is where an installation keeps its files.
 type home struct {
-	data string   // identity.key and peers/
+	data string   // identity.key, peers/ and invites/
+	conf string   // servers/
 	run  []string // where control sockets are: made in the first, looked for in all
 	flag bool     // --home or WAXWIRE_HOME said so
 }
 
 func (h home) identity() string { return filepath.Join(h.data, "identity.key") }
 func (h home) peers() string    { return filepath.Join(h.data, "peers") }
+func (h home) servers() string  { return filepath.Join(h.conf, "servers") }
+
+// invites lie beside the peers: joining moves a file from one folder to the other, in one step.
+func (h home) invites() string { return filepath.Join(h.data, "invites") }
 
 // findHome applies --home, then WAXWIRE_HOME, then the usual places of the system. The working
 // directory is none of them: whoever owns it would own the tunnel.
@@ -28,13 +33,28 @@ func findHome(flag string, getenv func(string) string) (home, error) {
 		if err != nil {
 			return home{}, fail(codeUsage, err, "cannot find the folder that --home names")
 		}
-		return home{data: abs, run: []string{abs}, flag: true}, nil
+		return home{data: abs, conf: abs, run: []string{abs}, flag: true}, nil
 	}
 	data, err := dataFolder(getenv)
 	if err != nil {
 		return home{}, err
 	}
-	return home{data: data, run: runFolders(data, getenv)}, nil
+	return home{data: data, conf: configFolder(data, getenv), run: runFolders(data, getenv)}, nil
+}
+
+func configFolder(data string, getenv func(string) string) string {
+	if dir := getenv("XDG_CONFIG_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "waxwire")
+	}
+	if runtime.GOOS == "windows" {
+		if dir := getenv("AppData"); dir != "" {
+			return filepath.Join(dir, "waxwire")
+		}
+	}
+	if dir := getenv("HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, ".config", "waxwire")
+	}
+	return data
 }
 
 func dataFolder(getenv func(string) string) (string, error) {

@@ -18,16 +18,19 @@ import (
 func (a *app) pipeCommand() *cobra.Command {
 	var reach reachFlags
 	cmd := &cobra.Command{
-		Use:   "pipe SERVER --server-key wax1... HOST:PORT",
+		Use:   "pipe SERVER HOST:PORT",
 		Short: "Connect stdin and stdout to a port or socket that the server reaches",
 		Long: `Connect standard input and output to a port or unix socket that the server reaches. The end of the
 input is passed on, and the program goes on until the other side has ended too. A lost connection to the
-server is a pause. SERVER is a URL, or several of one server with commas between them.`,
-		Example: `  ssh -o ProxyCommand='waxwire pipe wss://relay.example.net/wax --server-key wax1... %h:%p' me@db.internal
+server is a pause. SERVER is the name under which "waxwire join" saved one, or a URL with --server-key, or
+several URLs of one server with commas between them.`,
+		Example: `  ssh -o ProxyCommand='waxwire pipe relay %h:%p' me@db.internal
+  ssh -o ProxyCommand='waxwire pipe wss://relay.example.net/wax --server-key wax1... %h:%p' me@db.internal
   waxwire pipe ws://127.0.0.1:8443/wax --server-key wax1... localhost:6379
   waxwire pipe ws://127.0.0.1:8443/wax --server-key wax1... /run/app.sock
   waxwire pipe wss://relay.example.net/wax --server-key wax1... localhost:22 --proxy socks5h://127.0.0.1:1080`,
 		Args:                  needs("SERVER", "HOST:PORT"),
+		ValidArgsFunction:     a.completeServers,
 		DisableFlagsInUseLine: true,
 		RunE: func(_ *cobra.Command, args []string) error {
 			target, err := forward.ParseTarget(args[1])

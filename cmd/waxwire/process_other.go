@@ -23,7 +23,8 @@ func signalStatus(os.Signal) int { return exitSignal + 2 }
 
 func deviceAndInode(*os.File) (dev, ino uint64, ok bool) { return 0, 0, false }
 
-func othersCanRead(os.FileInfo) bool { return false }
+func othersCanRead(os.FileInfo) bool  { return false }
+func othersCanWrite(os.FileInfo) bool { return false }
 
 func cpuTime() time.Duration { return 0 }
 

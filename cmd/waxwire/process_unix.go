@@ -53,7 +53,8 @@ func deviceAndInode(f *os.File) (dev, ino uint64, ok bool) {
 	return uint64(st.Dev), uint64(st.Ino), true
 }
 
-func othersCanRead(info os.FileInfo) bool { return info.Mode().Perm()&0o077 != 0 }
+func othersCanRead(info os.FileInfo) bool  { return info.Mode().Perm()&0o077 != 0 }
+func othersCanWrite(info os.FileInfo) bool { return info.Mode().Perm()&0o022 != 0 }
 
 // cpuTime is what this process has used of the CPUs, 0 where that cannot be told.
 func cpuTime() time.Duration {

@@ -24,7 +24,12 @@ type reachFlags struct {
 }
 
 func (f *reachFlags) add(fl *pflag.FlagSet) {
-	fl.StringVar(&f.key, "server-key", "", "the public key of the server, `wax1...`")
+	fl.StringVar(&f.key, "server-key", "", "the public key of a server that is named by its URL, `wax1...`")
+	f.addWay(fl)
+}
+
+// addWay adds the flags that say how to get to a server that is known by other means.
+func (f *reachFlags) addWay(fl *pflag.FlagSet) {
 	fl.StringVar(&f.proxy, "proxy", proxyEnv, "go through this proxy, as `URL`; env: as HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say; none: directly")
 	fl.StringVar(&f.ca, "tls-ca", "", "trust the authorities of this `FILE` for wss://, in place of the system's")
 	fl.StringVar(&f.serverName, "tls-server-name", "", "ask for, and verify, the certificate of this `NAME`")
@@ -38,10 +43,22 @@ func (f *reachFlags) add(fl *pflag.FlagSet) {
 // connector reads what the flags say about server, and this end's identity. The identity is the
 // connector's, to be wiped.
 func (a *app) connector(text string, f *reachFlags) (*connector, error) {
-	srv, err := parseServer(text, f.key)
+	srv, err := a.findServer(text, f.key)
 	if err != nil {
 		return nil, err
 	}
+	c, err := a.wayTo(srv, f)
+	if err != nil {
+		return nil, err
+	}
+	if c.id, err = a.openClientIdentity(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// wayTo is a connector without an identity.
+func (a *app) wayTo(srv server, f *reachFlags) (_ *connector, err error) {
 	if f.timeout <= 0 {
 		return nil, usagef("--connect-timeout has to be more than nothing")
 	}
@@ -59,9 +76,6 @@ func (a *app) connector(text string, f *reachFlags) (*connector, error) {
 		return nil, err
 	}
 	c.server = srv
-	if c.id, err = a.openClientIdentity(); err != nil {
-		return nil, err
-	}
 	return c, nil
 }
 

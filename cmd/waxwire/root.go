@@ -49,10 +49,10 @@ sealed end to end inside it.
   waxwire demo                          see it work, on this host, in a few seconds
 On the host that has an address:
   waxwire server                        take sealed connections; says what to do next
-  waxwire peers add NAME wax1...        let another host in
+  waxwire invite NAME --url URL         let another host in; prints what to run there:
 On the other host:
-  waxwire key show                      its public key, for "peers add"
-  waxwire client URL --server-key wax1... -L 8080:localhost:80
+  waxwire join INVITE                   enrol there, and save the server
+  waxwire client SERVER -L 8080:localhost:80
 
 "waxwire --help" lists all commands, "waxwire COMMAND --help" has examples.
 `
@@ -91,8 +91,9 @@ func (a *app) rootCommand() *cobra.Command {
 	f.BoolVar(&a.coreDumps, "core-dumps", false, "allow core dumps and debuggers, which can show keys")
 
 	root.AddCommand(
-		a.demoCommand(), a.serverCommand(), a.clientCommand(), a.pipeCommand(),
-		a.statusCommand(), a.pingCommand(), a.reloadCommand(), a.keyCommand(), a.peersCommand(), a.benchCommand(), a.completionCommand(), a.versionCommand(),
+		a.demoCommand(), a.serverCommand(), a.inviteCommand(), a.joinCommand(), a.clientCommand(), a.pipeCommand(),
+		a.statusCommand(), a.pingCommand(), a.reloadCommand(), a.keyCommand(), a.peersCommand(), a.benchCommand(),
+		a.completionCommand(), a.versionCommand(),
 	)
 	return root
 }

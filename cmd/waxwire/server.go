@@ -34,7 +34,7 @@ func (a *app) serverCommand() *cobra.Command {
 		Use:   "server",
 		Short: "Take sealed connections from peers",
 		Long: `Take sealed connections from peers, and connect them to what their permissions name. Nobody may
-connect before "waxwire peers add" lets them.
+connect before "waxwire invite" or "waxwire peers add" lets them.
 
 Without TLS it listens on this host only, for a reverse proxy in front, unless an address is written
 out. What is inside is sealed either way. A unix socket is its owner's alone unless a mode is written
@@ -132,9 +132,13 @@ func (a *app) runServer(f serverFlags) error {
 	for _, err := range dir.Refresh() {
 		a.sayBrokenPeer(err)
 	}
+	invites, err := a.openInvites(dir)
+	if err != nil {
+		return err
+	}
 
 	srv := &tunnel.Server{
-		Identity: id, Peers: peersWithDefault{dir, allow}, Path: f.path,
+		Identity: id, Peers: peersWithDefault{dir, allow}, Invites: invites, Path: f.path,
 		Hosts: hosts, Origins: f.origins, URLs: f.urls, TrustedProxies: proxies,
 		Fallback: fallback, Logger: a.log,
 	}
@@ -325,10 +329,8 @@ func (a *app) sayListening(s serverScreen) {
 	}
 	a.ui.sayf("  Peers        none: nobody can connect yet")
 	a.ui.sayf("")
-	a.ui.sayf("Next, with the key that \"waxwire key show\" prints on the other host, here:")
-	a.ui.sayf("  waxwire peers add laptop wax1... --allow connect=localhost:80")
-	a.ui.sayf("and there:")
-	a.ui.sayf("  waxwire client %s --server-key %s -L 8080:localhost:80", dialled(s.listenings), public)
+	a.ui.sayf("Next, in another terminal:")
+	a.ui.sayf("  waxwire invite laptop --url %s --allow connect=localhost:80", dialled(s.listenings))
 	a.ui.sayf("")
 }
 

@@ -12,17 +12,24 @@ import (
 
 func (a *app) statusCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "status",
+		Use:   "status [SERVER]",
 		Short: "Show what the server and the clients of this user are doing",
 		Long: `Show what the server and the clients that run here are doing: how they are connected, what is open, and
 what waits for a connection that was lost. Those of the same home are seen, and only by their own user
-(and by root). It ends with status 1 if nothing is running.`,
+(and by root). With the name or the URL of a server, only the clients of that are shown. It ends with status 1
+if nothing is running.`,
 		Example: `  waxwire status
+  waxwire status relay
   waxwire status --json
   waxwire --home /srv/waxwire status`,
-		Args:                  needs(),
+		Args: func(cmd *cobra.Command, args []string) error {
+			return needs([]string{"SERVER"}[:min(len(args), 1)]...)(cmd, args)
+		},
+		ValidArgsFunction:     a.completeServers,
 		DisableFlagsInUseLine: true,
-		RunE:                  func(*cobra.Command, []string) error { return a.runStatus(time.Now) },
+		RunE: func(_ *cobra.Command, args []string) error {
+			return a.runStatus(time.Now, strings.Join(args, ""))
+		},
 	}
 }
 
@@ -32,7 +39,8 @@ type homeReport struct {
 	Clients []clientReport `json:"clients"`
 }
 
-func (a *app) runStatus(now func() time.Time) error {
+// runStatus shows what runs; if of is not empty, the clients of that server alone.
+func (a *app) runStatus(now func() time.Time, of string) error {
 	h, err := a.home()
 	if err != nil {
 		return err
@@ -43,6 +51,7 @@ func (a *app) runStatus(now func() time.Time) error {
 		case p.err != nil:
 			silent++
 			a.ui.warnf("%s does not answer: %s", shorten(visible(p.path)), visible(plainControl(p.err)))
+		case of != "" && (p.reply.Client == nil || p.reply.Client.Name != of && p.reply.Client.Server != of):
 		case p.reply.Server != nil:
 			report.Servers = append(report.Servers, *p.reply.Server)
 		case p.reply.Client != nil:
@@ -50,6 +59,10 @@ func (a *app) runStatus(now func() time.Time) error {
 		}
 	}
 	if len(report.Servers)+len(report.Clients) == 0 {
+		if of != "" {
+			return fail(codeNotRunning, nil, fmt.Sprintf("no client of %s is running", visible(cut(of, 80))),
+				"\"waxwire status\" shows what runs here.")
+		}
 		f := fail(codeNotRunning, nil, fmt.Sprintf("nothing is running: neither a server nor a client of %s", shorten(h.data)),
 			"What runs with another --home or WAXWIRE_HOME is seen with the same one, and by the same user.")
 		if silent > 0 {
