@@ -118,8 +118,9 @@ SERVER is the name under which "waxwire join" saved one, or a URL with --server-
 server with commas between them: where one fails, the next has its turn.
 
 For -L and -R a SPEC is [BIND:]PORT:HOST:PORT, [BIND:]PORT:/path.sock, /path.sock:HOST:PORT or
-/path.sock:/path.sock, for -D it is [BIND:]PORT. BIND is 127.0.0.1 unless written; PORT 0 takes any port that
-is free.`,
+/path.sock:/path.sock, for -D it is [BIND:]PORT, and so it may be for -R: then the server's port is the proxy,
+and this host makes the connections, to whatever is asked for. BIND is 127.0.0.1 unless written; PORT 0
+takes any port that is free.`,
 		Example: `  waxwire client relay -L 8080:localhost:80
   waxwire client ws://relay.example.net:8443/wax --server-key wax1... -L 8080:localhost:80
   waxwire client wss://relay.example.net/wax --server-key wax1... -L 5432:/run/postgresql/.s.PGSQL.5432

@@ -278,7 +278,8 @@ func listenPermission(a forward.Address) string {
 
 // otherRemote is the same forward on a port that is probably free.
 func otherRemote(m forward.Remote) string {
-	return strings.TrimPrefix(otherPort(forward.Local(m)), "-L ")
+	_, other, _ := strings.Cut(otherPort(forward.Local(m)), " ") // without the flag
+	return other
 }
 
 // targetDown is what happened at the other end, in one line.

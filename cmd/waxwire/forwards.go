@@ -211,7 +211,19 @@ func openToOthers(a forward.Address) (string, bool) {
 
 // sayReversing says that a reverse forward is there.
 func (c *client) sayReversing(m forward.Remote) {
-	c.ui.event("forwarding", map[string]any{"type": typeRemote, "listen": m.Listen.Addr, "target": m.Target.Addr})
+	event := map[string]any{"type": typeRemote, "listen": m.Listen.Addr}
+	if m.Dynamic() {
+		c.ui.event("forwarding", event)
+		if c.screen() {
+			c.ui.sayf("  %s %s %s here   SOCKS5 and HTTP proxy", c.server.name(), m.Listen, c.ui.arrow())
+			c.ui.warnf("%s %s: whoever reaches this port there can reach what this host reaches.", c.server.name(), m.Listen)
+		} else {
+			c.log.Info("forwarding", "remote", m.Listen.Addr, "proxy", "SOCKS5 and HTTP")
+		}
+		return
+	}
+	event["target"] = m.Target.Addr
+	c.ui.event("forwarding", event)
 	if c.screen() {
 		c.ui.sayf("  %s %s %s here %s %s", c.server.name(), m.Listen, c.ui.arrow(), c.ui.arrow(), m.Target)
 	} else {

@@ -23,7 +23,14 @@ const (
 )
 
 // SetProxyTimeout sets how long a program may take to say what it wants.
-func SetProxyTimeout(f *Forwarder, d time.Duration) { f.proxyTimeout = d }
+func SetProxyTimeout(f any, d time.Duration) {
+	switch f := f.(type) {
+	case *Forwarder:
+		f.proxyTimeout = d
+	case *Reverser:
+		f.proxyTimeout = d
+	}
+}
 
 // ListenRequest reads the request of a listen stream and writes it again.
 func ListenRequest(s string) (again string, ok bool) {

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -18,8 +19,8 @@ import (
 var ErrTakenOver = errors.New("forward: another client with this identity listens there now")
 
 // A Reverser is the near end of reverse forwards: it asks the other end of a tunnel to listen, and
-// connects what comes there to targets of this end. The other end chooses none of them: it can only say
-// for which forward a connection is. The zero value is ready for use. Its fields are not to be changed
+// connects what comes there to targets of this end. The other end chooses none of them, it can only say
+// for which forward a connection is; but for a dynamic one, for which whoever connects there chooses. The zero value is ready for use. Its fields are not to be changed
 // in use.
 type Reverser struct {
 	// Dial connects to a target, nil means a [net.Dialer].
@@ -32,7 +33,8 @@ type Reverser struct {
 	// connection came to: where the other end listens and what is dialled here.
 	Events func(Event)
 
-	counters counters
+	proxyTimeout time.Duration // of tests
+	counters     counters
 
 	mu   sync.Mutex
 	last uint64                  // the name of the last request to listen
@@ -246,6 +248,9 @@ func (r *Reverser) event(e Event) {
 
 func (v *Reverse) carry(ctx context.Context, in *tunnel.Incoming) Event {
 	start, local := time.Now(), Local(v.Remote())
+	if local.Dynamic() {
+		return v.carryDynamic(ctx, in, local)
+	}
 	conn, err := v.r.dial(ctx, local.Target)
 	if err != nil {
 		code, text := dialFailure(local.Target.Addr, err)
@@ -260,6 +265,44 @@ func (v *Reverse) carry(ctx context.Context, in *tunnel.Incoming) Event {
 	v.r.event(Event{Kind: Opened, Local: local})
 	out, received, err := splice(conn, st)
 	return Event{Kind: Closed, Local: local, Err: err, In: received, Out: out, Duration: time.Since(start)}
+}
+
+// carryDynamic carries a connection that says itself where it wants to go. That is said to this end: the
+// other one passes on what comes.
+func (v *Reverse) carryDynamic(ctx context.Context, in *tunnel.Incoming, local Local) Event {
+	start := time.Now()
+	st, err := in.Accept()
+	if err != nil {
+		return Event{Kind: Failed, Local: local, Err: err}
+	}
+	st.SetDeadline(start.Add(cmp.Or(v.r.proxyTimeout, proxyTimeout)))
+	r, err := readProxyRequest(st, nil)
+	if err != nil {
+		st.Close()
+		return Event{Kind: Unclear, Local: local, Err: err}
+	}
+	st.SetDeadline(time.Time{})
+	local.Target = r.target
+	conn, err := v.r.dial(ctx, r.target)
+	if err != nil {
+		code, text := dialFailure(r.target.Addr, err)
+		st.Write(r.answer.refused(code, text))
+		st.Close()
+		return Event{Kind: Refused, Local: local, Err: &tunnel.StreamError{Code: code, Text: text, Refused: true}}
+	}
+	early := int64(len(r.rest()))
+	if _, err = st.Write(r.answer.accepted()); err == nil && early > 0 {
+		_, err = conn.Write(r.rest())
+	}
+	if err != nil {
+		st.Reset(tunnel.Cancelled)
+		reset(conn)
+		return Event{Kind: Closed, Local: local, Err: err, Duration: time.Since(start)}
+	}
+	r = nil // and its buffer
+	v.r.event(Event{Kind: Opened, Local: local})
+	out, received, err := splice(conn, st)
+	return Event{Kind: Closed, Local: local, Err: err, In: received + early, Out: out, Duration: time.Since(start)}
 }
 
 // dial connects to a target of this end.

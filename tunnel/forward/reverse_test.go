@@ -441,3 +441,67 @@ func TestStopListening(t *testing.T) {
 	_, err := g.hold("0:x:1")
 	wantStreamError(t, err, tunnel.GoingAway, "")
 }
+
+// Without a target each connection says where it goes, and this end connects it.
+func TestReverseDynamic(t *testing.T) {
+	h := newHub(t, &forward.Exit{})
+	g := h.connect(h.enrol("laptop", anyPort))
+	ev := make(events, 10)
+	g.reverser.Events = func(e forward.Event) { ev <- e }
+	to, down := target(t, "tcp", "127.0.0.1:0", echo).String(), closedPort(t)
+	held := g.mustHold("0")
+	c, reply := socksDial(t, held.addr(), 1, to)
+	if reply != 0 {
+		t.Fatalf("reply %d", reply)
+	}
+	roundTrip(t, c, "hello")
+	c.(halfCloser).CloseWrite()
+	if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
+		t.Errorf("got %q, %v", rest, err)
+	}
+	ev.next(t, forward.Opened)
+	if e := ev.next(t, forward.Closed); e.Local.Target.Addr != to || e.In != 5 || e.Out != 5 || e.Err != nil {
+		t.Errorf("event: %+v", e)
+	}
+	c = dial(t, "tcp", held.addr())
+	io.WriteString(c, "CONNECT "+to+" HTTP/1.0\r\n\r\nearly")
+	c.(halfCloser).CloseWrite()
+	if got, err := io.ReadAll(c); err != nil || string(got) != "HTTP/1.1 200 Connection established\r\n\r\nearly" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	ev.next(t, forward.Opened)
+	ev.next(t, forward.Closed)
+	if _, reply := socksDial(t, held.addr(), 1, down); reply != 5 {
+		t.Errorf("reply %d, want 5", reply)
+	}
+	ev.next(t, forward.Refused)
+	if _, r := connectDial(t, held.addr(), down); r.StatusCode != 502 {
+		t.Errorf("status %s, want 502", r.Status)
+	}
+	ev.next(t, forward.Refused)
+	c = dial(t, "tcp", held.addr())
+	io.WriteString(c, "GET / HTTP/1.1\r\n\r\n")
+	if got, err := io.ReadAll(c); err != nil || len(got) > 0 {
+		t.Errorf("got %q, %v; want nothing", got, err)
+	}
+	ev.next(t, forward.Unclear)
+	if got, want := held.Stats(), (forward.Stats{Total: 5, Refused: 2, In: 10, Out: 10}); got != want {
+		t.Errorf("Stats: %+v, want %+v", got, want)
+	}
+
+	// One that says nothing is given up in time, one that has spoken has all the time there is.
+	h2 := newHub(t, &forward.Exit{})
+	r := &forward.Reverser{}
+	const limit = 200 * time.Millisecond
+	forward.SetProxyTimeout(r, limit)
+	held = h2.connectWith(h2.enrol("laptop", anyPort), r).mustHold("0")
+	c, reply = socksDial(t, held.addr(), 1, to)
+	if reply != 0 {
+		t.Fatalf("reply %d", reply)
+	}
+	silent := dial(t, "tcp", held.addr())
+	if got, err := io.ReadAll(silent); err != nil || len(got) > 0 {
+		t.Errorf("got %q, %v; want nothing", got, err)
+	}
+	roundTrip(t, c, "later")
+}

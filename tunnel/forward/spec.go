@@ -12,7 +12,7 @@ import (
 // The grammars of [ParseLocal], [ParseRemote] and [ParseDynamic] as a person is told them.
 const (
 	LocalForm   = "[BIND:]PORT:HOST:PORT, for example 8080:localhost:80"
-	RemoteForm  = "[BIND:]PORT:HOST:PORT, for example 9000:localhost:3000"
+	RemoteForm  = "[BIND:]PORT[:HOST:PORT], for example 9000:localhost:3000"
 	DynamicForm = "[BIND:]PORT, for example 1080"
 )
 
@@ -39,12 +39,16 @@ func (l Local) Dynamic() bool { return l.Target == Address{} }
 // String is the forward as [ParseLocal] or [ParseDynamic] reads it, with everything written out.
 func (l Local) String() string { return specString(l.Listen, l.Target) }
 
-// A Remote is a reverse forward, ssh's -R: who connects to Listen there is connected to Target here. It
-// is comparable.
+// A Remote is a reverse forward, ssh's -R: who connects to Listen there is connected to Target here.
+// Without a Target each connection says itself, as to a SOCKS5 or HTTP proxy, what it is to be connected to,
+// whatever that is. It is comparable.
 type Remote struct {
 	Listen Address // at the other end: an IP address and port (0: any free one), or the path of a unix socket
 	Target Address // here
 }
+
+// Dynamic says whether each connection says itself what it is to be connected to.
+func (r Remote) Dynamic() bool { return r.Target == Address{} }
 
 // String is the forward as [ParseRemote] reads it, with everything written out.
 func (r Remote) String() string { return specString(r.Listen, r.Target) }
@@ -103,9 +107,12 @@ func ParseLocal(spec string) (Local, error) {
 	return l, nil
 }
 
-// ParseRemote reads a reverse forward: the grammar is that of [ParseLocal], and what it listens on is at
-// the other end, its loopback unless BIND is written. Errors are [*SpecError]s.
+// ParseRemote reads a reverse forward: the grammar is that of [ParseLocal] or [ParseDynamic], and what it
+// listens on is at the other end, its loopback unless BIND is written. Errors are [*SpecError]s.
 func ParseRemote(spec string) (Remote, error) {
+	if l, err := ParseDynamic(spec); err == nil {
+		return Remote(l), nil
+	}
 	l, problem := parseLocal(spec)
 	if problem != "" {
 		return Remote{}, &SpecError{Flag: "-R", Spec: spec, Problem: problem}
@@ -117,9 +124,11 @@ func ParseRemote(spec string) (Remote, error) {
 // [*SpecError]s.
 func ParseDynamic(spec string) (Local, error) {
 	l := Local{}
-	listen, rest, _, problem := parseListen(spec)
+	listen, rest, last, problem := parseListen(spec)
 	switch {
 	case problem != "":
+	case rest == "" && strings.HasSuffix(spec, ":"):
+		problem = fmt.Sprintf("there is nothing after %q", last+":")
 	case listen.Network == "unix":
 		problem = "a port is listened on here, not a socket"
 	case rest != "":

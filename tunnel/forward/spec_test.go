@@ -161,6 +161,7 @@ func TestParseDynamic(t *testing.T) {
 		"65536":         `-D 65536: "65536" is not a port number (0 to 65535)`,
 		"web":           `-D web: "web" is neither a port nor an address of this host`,
 		"/run/x.sock:y": `-D /run/x.sock:y: a port is listened on here, not a socket`,
+		"1080:":         `-D 1080:: there is nothing after "1080:"`,
 		"127.0.0.1:":    `-D 127.0.0.1:: the port after "127.0.0.1:" is missing`,
 	} {
 		var se *forward.SpecError
@@ -180,7 +181,13 @@ func TestParseRemote(t *testing.T) {
 			t.Errorf("%s reads as %+v, %v", got, again, err)
 		}
 	}
+	if got, err := forward.ParseRemote("*:1080"); err != nil || got != (forward.Remote{Listen: tcp(":1080")}) || !got.Dynamic() || got.String() != "*:1080" {
+		t.Errorf("got %+v, %v", got, err)
+	}
 	var se *forward.SpecError
+	if _, err := forward.ParseRemote("9000:"); !errors.As(err, &se) || err.Error() != `-R 9000:: the target after "9000:" is missing` {
+		t.Errorf("got %v", err)
+	}
 	if _, err := forward.ParseRemote("9000:localhost"); !errors.As(err, &se) || err.Error() != `-R 9000:localhost: the port after "localhost:" is missing` {
 		t.Errorf("got %v", err)
 	}
