@@ -39,6 +39,7 @@ const (
 	codeTLSFiles        code = "tls_files"
 	codeServerFile      code = "server_file"
 	codeInviteFile      code = "invite_file"
+	codeACME            code = "acme"
 
 	codeUnreachable code = "unreachable"
 	codeNoSuchHost  code = "no_such_host"
@@ -103,6 +104,7 @@ var catalogue = map[code]struct {
 	codeTLSFiles:        {exitConfig, false},
 	codeServerFile:      {exitConfig, false},
 	codeInviteFile:      {exitConfig, false},
+	codeACME:            {exitFailure, true},
 
 	codeUnreachable: {exitUnreachable, true},
 	codeNoSuchHost:  {exitUnreachable, true},

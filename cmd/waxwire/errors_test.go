@@ -95,7 +95,7 @@ func TestTexts(t *testing.T) {
   Some other web server is there. The default path is /wax; use the URL that the server prints at start.`},
 		{"5 no TLS", dial(fmt.Errorf("tunnel: %w", tls.RecordHeaderError{Msg: "first record"}), testServer(t, "wss://relay.example.net:8443/wax")), 4, false,
 			`waxwire: relay.example.net:8443 does not speak TLS
-  The server listens on ws://. Use ws:// here, or start the server with --tls-cert and --tls-key.`},
+  The server listens on ws://. Use ws:// here, or start the server with --acme, or --tls-cert and --tls-key.`},
 		{"5 certificate", dial(&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{}}}, relay), 4, false,
 			`waxwire: the certificate of relay.example.net:443 is not good: it is for another name
   It has to be for that name, and of an authority that this system trusts, or --tls-ca.`},

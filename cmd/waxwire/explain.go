@@ -57,7 +57,7 @@ func explainDial(err error, srv server, own keys.PublicKey) *failure {
 		return fail(codeNoSuchHost, err, fmt.Sprintf("cannot find %s: the name servers do not answer", srv.host()))
 	case errors.As(err, &record):
 		return fail(codeNoTLS, err, fmt.Sprintf("%s does not speak TLS", srv.address()),
-			"The server listens on ws://. Use ws:// here, or start the server with --tls-cert and --tls-key.")
+			"The server listens on ws://. Use ws:// here, or start the server with --acme, or --tls-cert and --tls-key.")
 	case errors.As(err, &cert):
 		return fail(codeCertificate, err, fmt.Sprintf("the certificate of %s is not good: %s", srv.address(), certProblem(cert)),
 			"It has to be for that name, and of an authority that this system trusts, or --tls-ca.")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"strconv"
@@ -24,9 +25,9 @@ func (l listening) local() bool { return l.Addr().Network() == "unix" }
 
 // listenAll opens all addresses or none. TLS is for those of the network: at a unix socket there is a proxy
 // of this host, or nobody.
-func listenAll(addrs []string, path string, tlsConfig *tls.Config) ([]listening, error) {
+func listenAll(f *serverFlags, tlsConfig *tls.Config) ([]listening, error) {
 	var all []listening
-	for _, addr := range addrs {
+	for _, addr := range f.listen {
 		l, err := listenOne(addr)
 		if err != nil {
 			for _, open := range all {
@@ -38,7 +39,7 @@ func listenAll(addrs []string, path string, tlsConfig *tls.Config) ([]listening,
 			all = append(all, listening{l, "unix:" + l.Addr().String()})
 			continue
 		}
-		u := url.URL{Scheme: "ws", Host: shownAddress(addr, l.Addr()), Path: path}
+		u := url.URL{Scheme: "ws", Host: f.shownAddress(addr, l.Addr()), Path: f.path}
 		if tlsConfig != nil {
 			l = tls.NewListener(l, tlsConfig)
 			u.Scheme = "wss"
@@ -96,6 +97,20 @@ func parseUnixListen(text string) (path string, mode fs.FileMode, err error) {
 			"Form: unix:/path.sock")
 	}
 	return path, fs.FileMode(bits), nil
+}
+
+// shownAddress is the name that clients have a certificate for, if there is one and it stands for all
+// interfaces.
+func (f *serverFlags) shownAddress(asked string, got net.Addr) string {
+	shown := shownAddress(asked, got)
+	host, port, err := net.SplitHostPort(shown)
+	if ip, e := netip.ParseAddr(host); err != nil || len(f.acme) == 0 || e != nil || !ip.IsUnspecified() {
+		return shown
+	}
+	if port == "443" {
+		return f.acme[0]
+	}
+	return net.JoinHostPort(f.acme[0], port)
 }
 
 // shownAddress is what was asked for, with the port that the system has chosen in the place of 0.

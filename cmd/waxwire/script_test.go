@@ -72,6 +72,7 @@ func TestScript(t *testing.T) {
 			"cutoff":  cmdCutOff,
 			"proxy":   cmdProxy,
 			"front":   cmdFront,
+			"acme":    cmdACME,
 
 			"crowd":      cmdCrowd,
 			"disperse":   cmdDisperse,
@@ -89,6 +90,7 @@ type state struct {
 	loads   map[string]chan error
 	conns   map[string]*net.TCPConn
 	relay   *relay
+	acme    *acmeServer
 	cleanup []func()
 }
 

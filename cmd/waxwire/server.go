@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/crypto/acme/autocert"
 
 	"waxwire.example/waxwire/keys"
 	"waxwire.example/waxwire/tunnel"
@@ -24,8 +25,9 @@ import (
 const defaultListen = "127.0.0.1:8443"
 
 type serverFlags struct {
-	listen, allow, hosts, origins, urls, proxies []string
-	path, cert, key, clientCA, fallback, status  string
+	listen, allow, hosts, origins, urls, proxies, acme []string
+	path, cert, key, clientCA, fallback, status        string
+	acmeEmail, acmeDirectory, acmeHTTP                 string
 }
 
 func (a *app) serverCommand() *cobra.Command {
@@ -41,10 +43,14 @@ out. What is inside is sealed either way. A unix socket is its owner's alone unl
 out, and has no TLS.
 
 Who asks for anything else than a tunnel gets a 404, or what --fallback says: the tunnel can stand on
-the same port as a web site.`,
+the same port as a web site.
+
+With --acme it gets certificates for wss:// by itself, of Let's Encrypt unless --acme-directory names
+another authority, whose terms you accept by that. The name has to lead here, to port 443.`,
 		Example: `  waxwire server
   waxwire server --listen :8443 --status 127.0.0.1:7787
   waxwire server --listen :443 --tls-cert relay.crt --tls-key relay.key --host-allow relay.example.net
+  waxwire server --acme relay.example.net --acme-email ops@example.net
   waxwire server --listen unix:/run/waxwire/relay.sock,mode=0660 --trusted-proxy unix
   waxwire server --listen :443 --tls-cert relay.crt --tls-key relay.key --fallback http://127.0.0.1:3000`,
 		Args: needs(),
@@ -52,11 +58,15 @@ the same port as a web site.`,
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
-	fl.StringArrayVar(&f.listen, "listen", []string{defaultListen}, "where to listen, as `[HOST]:PORT` or unix:/path.sock[,mode=0660] (repeatable)")
+	fl.StringArrayVar(&f.listen, "listen", nil, "where to listen, as `[HOST]:PORT` or unix:/path.sock[,mode=0660] (repeatable; default "+defaultListen+", with --acme "+acmeListen+")")
 	fl.StringVar(&f.path, "path", "/wax", "the path of the URL under which tunnels are taken")
 	fl.StringArrayVar(&f.allow, "allow", nil, "what peers may do that have no `PERMISSION` of their own (repeatable)")
 	fl.StringVar(&f.cert, "tls-cert", "", "serve wss:// with this certificate `FILE`, read again when it changes")
 	fl.StringVar(&f.key, "tls-key", "", "and its key `FILE`")
+	fl.StringArrayVar(&f.acme, "acme", nil, "get a certificate for this `NAME`, and renew it (repeatable)")
+	fl.StringVar(&f.acmeEmail, "acme-email", "", "where the authority may write to, as `ADDRESS`")
+	fl.StringVar(&f.acmeDirectory, "acme-directory", autocert.DefaultACMEDirectory, "the authority, as the `URL` of its directory")
+	fl.StringVar(&f.acmeHTTP, "acme-http", "", "let the authority ask by HTTP at `[HOST]:PORT` too, which it sees as port 80")
 	fl.StringVar(&f.clientCA, "tls-client-ca", "", "ask TLS clients for a certificate of the authorities in this `FILE`, read again as well")
 	fl.StringVar(&f.fallback, "fallback", fallbackNone, "pass on all that is not for waxwire to this `URL`; none: a 404")
 	fl.StringVar(&f.status, "status", "off", "answer /healthz and /readyz on `ADDR`, or off")
@@ -86,6 +96,12 @@ func (p peersWithDefault) Refresh() []error { return nil }
 
 // runServer serves until it is told to end.
 func (a *app) runServer(f serverFlags) error {
+	if len(f.listen) == 0 {
+		f.listen = []string{defaultListen}
+		if len(f.acme) > 0 {
+			f.listen = []string{acmeListen}
+		}
+	}
 	allow, err := parsePermissions(f.allow)
 	if err != nil {
 		return err
@@ -116,7 +132,14 @@ func (a *app) runServer(f serverFlags) error {
 		return err
 	}
 	defer status.Close()
-	listenings, err := listenAll(f.listen, f.path, secure.config)
+	if f.acmeHTTP != "" {
+		challenges, err := secure.acme.startHTTP(f.acmeHTTP)
+		if err != nil {
+			return err
+		}
+		defer challenges.Close()
+	}
+	listenings, err := listenAll(&f, secure.config)
 	if err != nil {
 		return err
 	}
@@ -178,6 +201,9 @@ func (a *app) runServer(f serverFlags) error {
 	exit := &forward.Exit{Logger: a.log}
 	serving.Go(func() { a.acceptTunnels(ctx, srv, exit) })
 	serving.Go(func() { a.keepFresh(ctx, dir, secure.reload, hangups, reload) })
+	if secure.acme != nil {
+		secure.acme.obtain(ctx)
+	}
 	ready.set(true)
 	a.sayListening(serverScreen{
 		id: id, path: path, created: created, listenings: listenings, tls: secure.config != nil, fallback: f.fallback,
@@ -313,7 +339,7 @@ func (a *app) sayListening(s serverScreen) {
 		if l.local() {
 			note = "   sealed; for a proxy of this host"
 		} else if !s.tls {
-			note = "   sealed; for wss:// add --tls-cert and --tls-key"
+			note = "   sealed; for wss:// add --acme NAME or --tls-cert and --tls-key"
 		}
 		a.ui.sayf("  %-11s  %s%s", label, l.url, note)
 	}

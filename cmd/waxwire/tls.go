@@ -117,25 +117,32 @@ func readAuthorities(flag, file string) ([]byte, error) {
 type serverTLS struct {
 	config *tls.Config  // nil for no TLS
 	reload func() error // reads the files again
+	acme   *acmeManager // nil without --acme
 }
 
 // serverTLS applies the --tls flags of the server.
 func (a *app) serverTLS(f *serverFlags) (*serverTLS, error) {
-	cert, err := loadCertificate(f.cert, f.key)
-	if err != nil {
+	t := &serverTLS{reload: func() error { return nil }}
+	var err error
+	if t.acme, err = a.newACME(f); err != nil {
 		return nil, err
 	}
-	if cert == nil {
-		if f.clientCA != "" {
-			return nil, usagef("--tls-client-ca needs --tls-cert and --tls-key")
+	cert, err := loadCertificate(f.cert, f.key)
+	switch {
+	case err != nil:
+		return nil, err
+	case t.acme != nil:
+		t.config = t.acme.config()
+	case cert != nil:
+		t.reload = cert.load
+		t.config = &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			NextProtos:     []string{"http/1.1"}, // HTTP/2 cannot be upgraded to a WebSocket
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert.current(a.log), nil },
 		}
-		return &serverTLS{reload: func() error { return nil }}, nil
+	case f.clientCA != "":
+		return nil, usagef("--tls-client-ca needs --tls-cert and --tls-key, or --acme")
 	}
-	t := &serverTLS{reload: cert.load, config: &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		NextProtos:     []string{"http/1.1"}, // HTTP/2 cannot be upgraded to a WebSocket
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cert.current(a.log), nil },
-	}}
 	if f.clientCA != "" {
 		if err := t.askClients(a.log, f.clientCA); err != nil {
 			return nil, err
@@ -166,7 +173,13 @@ func (t *serverTLS) askClients(log *slog.Logger, file string) error {
 	t.config.ClientAuth = tls.RequireAndVerifyClientCert
 	t.config.ClientCAs = pools.current(log)
 	asking := t.config.Clone()
-	t.config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+	other := t.config.GetConfigForClient
+	t.config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if other != nil { // for who shows none and gets no further
+			if conf, err := other(hello); conf != nil || err != nil {
+				return conf, err
+			}
+		}
 		conf := asking.Clone()
 		conf.ClientCAs = pools.current(log)
 		return conf, nil

@@ -276,6 +276,26 @@ func TestReachable(t *testing.T) {
 	}
 }
 
+// With a certificate for a name, the name stands for all interfaces.
+func TestShownAddress(t *testing.T) {
+	all, one := &net.TCPAddr{IP: net.IPv6unspecified, Port: 443}, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8443}
+	for _, test := range []struct {
+		acme  []string
+		asked string
+		got   net.Addr
+		want  string
+	}{
+		{nil, ":443", all, "[::]:443"},
+		{[]string{"relay.example", "other.example"}, ":443", all, "relay.example"},
+		{[]string{"relay.example"}, ":0", &net.TCPAddr{IP: net.IPv6unspecified, Port: 8443}, "relay.example:8443"},
+		{[]string{"relay.example"}, "127.0.0.1:0", one, "127.0.0.1:8443"},
+	} {
+		if got := (&serverFlags{acme: test.acme}).shownAddress(test.asked, test.got); got != test.want {
+			t.Errorf("%v, %s: got %s, want %s", test.acme, test.asked, got, test.want)
+		}
+	}
+}
+
 // A message that repeats is said once in a while.
 func TestRecent(t *testing.T) {
 	var r recent
