@@ -262,10 +262,10 @@ func spilled(secrets []secret, r remains) bool {
 // is what Do computes a record with, in the registers that a signal or a preemption in this very moment
 // saved. With runtime/secret it is what signals saved since the last garbage collection, which clears it.
 func (c *cell) known(secrets []secret, r remains, collected bool) bool {
-	if c.build.guard != "scrub" {
-		return r.signal && !collected
-	}
 	name := secrets[r.secret].name
+	if c.build.guard != "scrub" { // what lies on the heap, as a piece of the text that was read, goes with a collection
+		return !collected && (r.signal || name == "key-text")
+	}
 	return (name == "key" || name == "iv") && (r.signal || r.n <= 16)
 }
 
